@@ -1,0 +1,197 @@
+"""Measurements: functions of (problem, theta), usable by themselves or as ``record=`` of a run.
+
+Largest sizes are chosen by cost: up to ``DENSE_DIM`` parameters the Hessian is formed and the
+answer is exact; beyond, Hessian-vector products are used and the answer carries its error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.linalg import eigh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+from eosim._checks import Array
+from eosim.problems.base import LeastSquares, Problem
+
+# Our choice: a dense symmetric eigenvalue problem of this size takes about 10 ms.
+DENSE_DIM = 256
+# Our choice: relative tolerance of the Lanczos eigenvalues (their error is its square or better).
+LANCZOS_TOLERANCE = 1e-10
+# Our choice: Rademacher probes of the stochastic trace and norm, and their fixed seed.
+N_PROBES = 128
+
+
+class Eigenvalue(NamedTuple):
+    """An extreme eigenvalue with its evidence: ``residual`` is |Hv - value v| for a unit v."""
+
+    value: float
+    residual: float
+    converged: bool
+
+
+class SpectrumEnds(NamedTuple):
+    """Both algebraic ends of the spectrum; residual is the larger of the two."""
+
+    smallest: float
+    largest: float
+    residual: float
+    converged: bool
+
+
+class Estimate(NamedTuple):
+    """A value with its standard error, 0 where it was computed exactly."""
+
+    value: float
+    standard_error: float
+
+
+def loss(problem: Problem, theta: Array) -> float:
+    """L(theta)."""
+    return float(problem.loss(theta))
+
+
+def gradient_norm(problem: Problem, theta: Array) -> float:
+    """|grad L(theta)|, the Euclidean norm."""
+    return float(np.linalg.norm(problem.gradient(theta)))
+
+
+def sharpness(problem: Problem, theta: Array) -> Eigenvalue:
+    """The largest algebraic eigenvalue of the Hessian.
+
+    Dense up to `DENSE_DIM` parameters, Lanczos (ARPACK, fixed start vector) beyond. A Lanczos run
+    that does not converge returns its best value with ``converged`` False.
+
+    Raises
+    ------
+    ValueError
+        If the Hessian is not finite at theta.
+
+    Examples
+    --------
+    >>> import numpy as np, eosim
+    >>> eosim.measure.sharpness(eosim.Quadratic(np.diag([3.0, -5.0])), np.zeros(2)).value
+    3.0
+    """
+    return _extreme(problem, theta, "LA")
+
+
+def spectrum_ends(problem: Problem, theta: Array) -> SpectrumEnds:
+    """The smallest and the largest algebraic eigenvalue of the Hessian; as `sharpness`."""
+    low, high = _extreme(problem, theta, "SA"), _extreme(problem, theta, "LA")
+    return SpectrumEnds(
+        low.value, high.value, max(low.residual, high.residual), low.converged and high.converged
+    )
+
+
+def hessian_trace(problem: Problem, theta: Array) -> Estimate:
+    """tr H: exact up to `DENSE_DIM` parameters, else Hutchinson's estimator with `N_PROBES` probes."""
+    if problem.dim <= DENSE_DIM:
+        return Estimate(float(np.trace(_finite_hessian(problem, theta))), 0.0)
+    return _probe(problem, theta, lambda probe, image: probe @ image)
+
+
+def hessian_frobenius(problem: Problem, theta: Array) -> Estimate:
+    """|H|_F: exact up to `DENSE_DIM` parameters, else from E|Hz|^2 over `N_PROBES` probes z."""
+    if problem.dim <= DENSE_DIM:
+        return Estimate(float(np.linalg.norm(_finite_hessian(problem, theta))), 0.0)
+    square = _probe(problem, theta, lambda probe, image: image @ image)
+    norm = np.sqrt(square.value)
+    return Estimate(float(norm), square.standard_error / (2 * norm) if norm else 0.0)
+
+
+def gauss_newton_spectrum(problem: LeastSquares, theta: Array) -> Array:
+    """Eigenvalues of J^T J / n, shape (dim,), descending."""
+    return _padded(_squared_singular_values(problem, theta), problem.dim)
+
+
+def ntk_spectrum(problem: LeastSquares, theta: Array) -> Array:
+    """Eigenvalues of the NTK J J^T / n, shape (n_samples * n_outputs,), descending."""
+    values = _squared_singular_values(problem, theta)
+    n_outputs = problem.residuals(theta, np.array([0])).shape[1]
+    return _padded(values, problem.n_samples * n_outputs)
+
+
+def _squared_singular_values(problem: LeastSquares, theta: Array) -> Array:
+    if not hasattr(problem, "jacobian"):
+        raise TypeError(
+            f"{type(problem).__name__} is no least-squares problem: it has no jacobian(theta)"
+        )
+    jacobian = problem.jacobian(theta).reshape(-1, problem.dim)  # (n * n_outputs, dim)
+    return np.linalg.svd(jacobian, compute_uv=False) ** 2 / problem.n_samples
+
+
+def _padded(values: Array, length: int) -> Array:
+    return np.concatenate([values[:length], np.zeros(max(0, length - len(values)))])
+
+
+def _finite_hessian(problem: Problem, theta: Array) -> Array:
+    hessian = problem.hessian(theta)
+    if not np.isfinite(hessian).all():  # eigen-solvers may return finite numbers for NaN
+        raise ValueError("the Hessian is not finite at theta")
+    return hessian
+
+
+def _extreme(problem: Problem, theta: Array, which: str) -> Eigenvalue:
+    dim = problem.dim
+    if dim <= DENSE_DIM:
+        hessian = _finite_hessian(problem, theta)
+        index = dim - 1 if which == "LA" else 0
+        values, vectors = eigh(hessian, subset_by_index=[index, index])
+        value, vector = values[0], vectors[:, 0]
+        return Eigenvalue(
+            float(value), float(np.linalg.norm(hessian @ vector - value * vector)), True
+        )
+    start = np.random.default_rng(0).standard_normal(dim)
+    first = problem.hvp(theta, start)
+    if not np.isfinite(first).all():
+        raise ValueError("the Hessian is not finite at theta")
+    if not first.any():  # ARPACK fails on the zero matrix
+        return Eigenvalue(0.0, 0.0, True)
+    operator = LinearOperator(
+        (dim, dim), matvec=lambda v: problem.hvp(theta, v.ravel()), dtype=np.dtype(float)
+    )
+    try:
+        values, vectors = eigsh(operator, k=1, which=which, v0=start, tol=LANCZOS_TOLERANCE)
+        converged = True
+    except ArpackNoConvergence:
+        # No Ritz pair met the tolerance: a short, full Lanczos basis still gives the best known one.
+        values, vectors = _short_lanczos(operator.matvec, start, which)
+        converged = False
+    value, vector = float(values[0]), vectors[:, 0]
+    residual = np.linalg.norm(problem.hvp(theta, vector) - value * vector)
+    return Eigenvalue(value, float(residual), converged)
+
+
+def _short_lanczos(
+    product: Callable[[Array], Array], start: Array, which: str
+) -> tuple[Array, Array]:
+    """The extreme Ritz pair of a 100-dimensional Krylov space, reorthogonalised twice."""
+    basis = (start / np.linalg.norm(start))[:, None]  # (dim, m)
+    while basis.shape[1] < min(100, len(start)):
+        image = product(basis[:, -1])
+        for _ in range(2):
+            image = image - basis @ (basis.T @ image)
+        length = np.linalg.norm(image)
+        if length < 1e-12:
+            break
+        basis = np.column_stack([basis, image / length])
+    projected = basis.T @ np.column_stack([product(column) for column in basis.T])
+    values, vectors = eigh((projected + projected.T) / 2)
+    index = -1 if which == "LA" else 0
+    return values[[index]], basis @ vectors[:, [index]]
+
+
+def _probe(
+    problem: Problem, theta: Array, statistic: Callable[[Array, Array], Any]
+) -> Estimate:
+    generator = np.random.default_rng(0)
+    samples = np.empty(N_PROBES)
+    for index in range(N_PROBES):
+        probe = generator.choice([-1.0, 1.0], size=problem.dim)
+        samples[index] = statistic(probe, problem.hvp(theta, probe))
+    if not np.isfinite(samples).all():
+        raise ValueError("the Hessian is not finite at theta")
+    return Estimate(float(samples.mean()), float(samples.std(ddof=1) / np.sqrt(N_PROBES)))

@@ -1,0 +1,221 @@
+r"""The contract of a problem, and the one normalisation.
+
+Every least-squares loss is :math:`L = \frac{1}{2n} \sum_i |e_i|^2` with residuals
+:math:`e = f(\theta) - y`. The Gauss-Newton matrix is :math:`J^\top J / n` and the NTK
+:math:`J J^\top / n`: the same non-zero spectrum. Sharpness is the largest algebraic eigenvalue of
+the Hessian of that L.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from eosim._checks import Array, float_array, integer
+
+# Complex step: any length far below sqrt(machine epsilon) is exact to rounding (Squire & Trapp
+# 1998). Central differences: the cube root of epsilon balances truncation against rounding.
+_COMPLEX_STEP = 1e-20
+_CENTRAL_STEP = float(np.cbrt(np.finfo(float).eps))
+
+
+class Problem(Protocol):
+    """A smooth function of ``dim`` parameters.
+
+    ``analytic`` says that loss, gradient, hvp and hessian continue holomorphically to complex
+    theta (no conjugation, no absolute value); complex flows need it.
+    """
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def analytic(self) -> bool: ...
+
+    def loss(self, theta: Array) -> Any:
+        """L(theta), a scalar."""
+
+    def gradient(self, theta: Array) -> Array:
+        """(dim,)"""
+
+    def hvp(self, theta: Array, v: Array) -> Array:
+        """H(theta) v, of shape (dim,)."""
+
+    def hessian(self, theta: Array) -> Array:
+        """(dim, dim)"""
+
+
+class FiniteSum(Problem, Protocol):
+    """A mean over samples. ``batch`` is an index array; None means all samples."""
+
+    @property
+    def n_samples(self) -> int: ...
+
+    def loss(self, theta: Array, batch: Array | None = None) -> Any: ...
+
+    def gradient(self, theta: Array, batch: Array | None = None) -> Array: ...
+
+    def hvp(self, theta: Array, v: Array, batch: Array | None = None) -> Array: ...
+
+    def hessian(self, theta: Array, batch: Array | None = None) -> Array: ...
+
+
+class LeastSquares(FiniteSum, Protocol):
+    r"""The mean of :math:`|e_i|^2 / 2` over samples."""
+
+    def residuals(self, theta: Array, batch: Array | None = None) -> Array:
+        """e, of shape (batch, n_outputs)."""
+
+    def jacobian(self, theta: Array, batch: Array | None = None) -> Array:
+        """de/dtheta, of shape (batch, n_outputs, dim)."""
+
+
+def from_functions(
+    loss: Callable[[Array], Any],
+    gradient: Callable[[Array], Any],
+    hvp: Callable[[Array, Array], Any] | None = None,
+    hessian: Callable[[Array], Any] | None = None,
+    *,
+    dim: int,
+    analytic: bool = False,
+    at: Any = None,
+) -> FunctionProblem:
+    r"""A `Problem` made of your own NumPy functions, checked once.
+
+    Parameters
+    ----------
+    loss, gradient : callables of theta (dim,)
+        L and its gradient, of shape (dim,).
+    hvp : callable of (theta, v), optional
+        H v. Without it: from ``hessian``; else by complex step on the gradient (exact to rounding)
+        at real points of an analytic problem, and by central differences elsewhere.
+    hessian : callable of theta, optional
+        H, of shape (dim, dim). Without it: column by column from products.
+    dim : int
+    analytic : bool
+        Whether the functions continue holomorphically to complex theta.
+    at : (dim,) array, optional
+        Where the checks are made; a fixed random point of size one if None.
+
+    Raises
+    ------
+    ValueError
+        If two calls disagree, a shape is wrong, a value is not finite, the gradient is not the
+        derivative of the loss, H is not symmetric, or the functions change their argument.
+
+    Examples
+    --------
+    >>> import numpy as np, eosim
+    >>> problem = eosim.from_functions(
+    ...     lambda x: np.sum(x**4) / 4, lambda x: x**3, dim=2, analytic=True)
+    >>> problem.hessian(np.array([1.0, 2.0]))
+    array([[ 3.,  0.],
+           [ 0., 12.]])
+    """
+    for name, function in (("loss", loss), ("gradient", gradient)):
+        if not callable(function):
+            raise TypeError(f"{name} must be callable, got {type(function).__name__}")
+    for name, optional in (("hvp", hvp), ("hessian", hessian)):
+        if optional is not None and not callable(optional):
+            raise TypeError(f"{name} must be callable or None, got {type(optional).__name__}")
+    dim = integer("dim", dim, minimum=1)
+    if at is None:
+        at = np.random.default_rng(0).standard_normal(dim) / np.sqrt(dim)
+    problem = FunctionProblem(loss, gradient, hvp, hessian, dim, bool(analytic))
+    _check(problem, float_array("at", at, shape=(dim,)).copy())
+    return problem
+
+
+@dataclass(frozen=True)
+class FunctionProblem:
+    """A problem made of callables; build it with `from_functions`, which checks them."""
+
+    loss_function: Callable[[Array], Any]
+    gradient_function: Callable[[Array], Any]
+    hvp_function: Callable[[Array, Array], Any] | None
+    hessian_function: Callable[[Array], Any] | None
+    dim: int
+    analytic: bool
+
+    def loss(self, theta: Array) -> Any:
+        return np.asarray(self.loss_function(theta))[()]
+
+    def gradient(self, theta: Array) -> Array:
+        return np.asarray(self.gradient_function(theta))
+
+    def hvp(self, theta: Array, v: Array) -> Array:
+        if self.hvp_function is not None:
+            return np.asarray(self.hvp_function(theta, v))
+        if self.hessian_function is not None:
+            return self.hessian(theta) @ v
+        length = np.linalg.norm(v)
+        if length == 0:
+            return 0 * v
+        if self.analytic and not np.iscomplexobj(theta) and not np.iscomplexobj(v):
+            shifted = self.gradient(theta + 1j * _COMPLEX_STEP / length * v)
+            return shifted.imag * (length / _COMPLEX_STEP)
+        step = _CENTRAL_STEP * (1 + np.linalg.norm(theta)) / length
+        difference = self.gradient(theta + step * v) - self.gradient(theta - step * v)
+        return difference / (2 * step)
+
+    def hessian(self, theta: Array) -> Array:
+        if self.hessian_function is not None:
+            return np.asarray(self.hessian_function(theta))
+        columns = [self.hvp(theta, unit) for unit in np.eye(self.dim)]
+        matrix = np.stack(columns, axis=1)
+        return (matrix + matrix.T) / 2
+
+
+def _check(problem: FunctionProblem, theta: Array) -> None:
+    direction = np.random.default_rng(1).standard_normal(problem.dim)
+    direction /= np.linalg.norm(direction)
+    before = theta.copy()
+
+    def twice(name: str, function: Callable[[], Any], shape: tuple[int, ...]) -> Array:
+        first, second = np.asarray(function()), np.asarray(function())
+        if not np.array_equal(theta, before):
+            raise ValueError(f"{name} changes its argument in place; work on a copy")
+        if first.shape != shape:
+            raise ValueError(f"{name} must return shape {shape}, got {first.shape}")
+        if not np.isfinite(first).all():
+            raise ValueError(f"{name} is not finite at the check point; pass a valid point as `at`")
+        if not np.array_equal(first, second):
+            raise ValueError(f"{name} returns different values for the same argument")
+        return first
+
+    dim = problem.dim
+    twice("loss", lambda: problem.loss(theta), ())
+    gradient = twice("gradient", lambda: problem.gradient(theta), (dim,))
+    product = twice("hvp", lambda: problem.hvp(theta, direction), (dim,))
+    step = _CENTRAL_STEP * (1 + np.linalg.norm(theta))
+    slope = (problem.loss(theta + step * direction) - problem.loss(theta - step * direction)) / (
+        2 * step
+    )
+    # Our choice of tolerances: a wrong sign, factor or term is far above them, and rounding and
+    # truncation of the differences far below.
+    scale = np.linalg.norm(gradient) + abs(problem.loss(theta)) + 1e-12
+    if abs(gradient @ direction - slope) > 1e-4 * scale:
+        raise ValueError(
+            "gradient is not the derivative of loss: along a test direction it gives "
+            f"{gradient @ direction:.6g}, differences of the loss give {slope:.6g}"
+        )
+    difference = problem.gradient(theta + step * direction) - problem.gradient(
+        theta - step * direction
+    )
+    change = difference / (2 * step)
+    if np.linalg.norm(product - change) > 1e-4 * (np.linalg.norm(change) + scale):
+        raise ValueError(
+            "hvp (or hessian) is not the derivative of gradient: the norms of the product and of "
+            f"the difference are {np.linalg.norm(product):.6g} and {np.linalg.norm(change):.6g}"
+        )
+    other = np.random.default_rng(2).standard_normal(dim)
+    left, right = other @ product, direction @ problem.hvp(theta, other)
+    if abs(left - right) > 1e-6 * (abs(left) + np.linalg.norm(other) * np.linalg.norm(product)):
+        raise ValueError(f"the Hessian is not symmetric: u.Hv = {left:.8g} but v.Hu = {right:.8g}")
+    if problem.hessian_function is not None:
+        matrix = twice("hessian", lambda: problem.hessian(theta), (dim, dim))
+        if np.abs(matrix - matrix.T).max() > 1e-8 * np.abs(matrix).max():
+            raise ValueError("hessian must return a symmetric matrix")

@@ -1,0 +1,237 @@
+"""The result types: what a discrete run, a flow or an averaged equation returns."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eosim._checks import Array
+
+_FORMAT = 1  # of saved files; raised whenever an older reader would misread a newer file
+
+
+class Status(enum.Enum):
+    """How a computation ended. Every one of them is a result; `Trajectory.message` says more."""
+
+    COMPLETED = "reached the requested end"
+    CONVERGED = "reached the loss asked for by stop_below"
+    DIVERGED = "the state left every bounded region"
+    STALLED = "the integrator can no longer advance at the requested tolerance"
+    BUDGET_SPENT = "the evaluation budget was spent before the end"
+    LEFT_RANGE = "the model left the range in which it is defined"
+
+
+@dataclass(frozen=True, eq=False)
+class RunState:
+    """All that a run needs to go on exactly as if it had never stopped.
+
+    Attributes
+    ----------
+    theta : (dim,) array
+    rule_state : tuple
+        The rule's state: arrays shaped like theta and step counters.
+    step : int
+        Updates made so far.
+    t : float
+        Accumulated step size.
+    stream : tuple of two ints, or None
+        Key of the mini-batch stream; batch k is a pure function of (key, k).
+    """
+
+    theta: Array
+    rule_state: tuple[Any, ...]
+    step: int
+    t: float
+    stream: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A path on the common clock: t accumulates the rule's step size.
+
+    Arrays end where the computation ended: there is no padding, and no NaN means "not reached".
+
+    Attributes
+    ----------
+    t : (n_records,) array
+        Time; k updates at a constant learning rate are t = k * lr.
+    step : (n_records,) array or None
+        Number of updates (t / lr for a flow that has an lr; None for one that has none).
+    theta : (n_records, dim) array or None
+        States; complex for complex flows.
+    records : dict of (n_records, ...) arrays
+        The measurements; a NamedTuple result is stored as ``name.field``.
+    status : Status
+    message : str
+        A sentence: what happened, and what to try.
+    stop_step : int or None
+        For a diverged run, the first step whose state is non-finite or beyond the bound; that
+        state is not part of the arrays.
+    final_state : RunState or None
+        Pass it as ``state`` to `eosim.run` to go on.
+    settings : dict
+        What is needed to repeat the computation: arguments, seed and versions.
+    """
+
+    t: Array
+    step: Array | None
+    theta: Array | None
+    records: dict[str, Array]
+    status: Status
+    message: str
+    stop_step: int | None = None
+    final_state: RunState | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Array:
+        """The record ``name``; "t", "step" and "theta" too; "sharpness" finds "sharpness.value"."""
+        for key in (name, f"{name}.value"):
+            if key in self.records:
+                return self.records[key]
+        if name in ("t", "step", "theta") and getattr(self, name) is not None:
+            return np.asarray(getattr(self, name))
+        available = ", ".join(["t", "step", "theta", *self.records])
+        raise KeyError(f"no record named {name!r}; this trajectory has: {available}")
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def __repr__(self) -> str:
+        span = f"t = {self.t[0]:.6g} to {self.t[-1]:.6g}" if len(self.t) else "empty"
+        names = ", ".join(self.records) or "none"
+        return (
+            f"Trajectory({self.status.name}, {len(self.t)} records, {span}; records: {names})\n"
+            f"  {self.message}"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one ``.npz`` file: arrays, and JSON with versions and a checksum; never a pickle.
+
+        The file appears whole or not at all (temporary name, then rename).
+        """
+        target = Path(path)
+        arrays = {f"record/{name}": values for name, values in self.records.items()}
+        arrays["t"] = self.t
+        for name in ("step", "theta"):
+            if getattr(self, name) is not None:
+                arrays[name] = getattr(self, name)
+        header: dict[str, Any] = {
+            "format": _FORMAT,
+            "status": self.status.name,
+            "message": self.message,
+            "stop_step": self.stop_step,
+            "settings": self.settings,
+            "final_state": None,
+        }
+        if self.final_state is not None:
+            state = self.final_state
+            arrays["state/theta"] = state.theta
+            counters: dict[str, int] = {}
+            for index, entry in enumerate(state.rule_state):
+                if isinstance(entry, (int, np.integer)):
+                    counters[str(index)] = int(entry)
+                else:
+                    arrays[f"state/rule/{index}"] = np.asarray(entry)
+            header["final_state"] = {
+                "step": state.step,
+                "t": state.t,
+                "stream": state.stream,
+                "entries": len(state.rule_state),
+                "counters": counters,
+            }
+        text = json.dumps(header, sort_keys=True)
+        payload = {**arrays, "header": np.array(text), "sha256": np.array(_digest(arrays, text))}
+        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".npz")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                np.savez(stream, **payload)  # type: ignore[arg-type]
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trajectory:
+        """Read what `save` wrote; ValueError if the file is foreign, damaged or newer."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            text, digest = str(arrays.pop("header")), str(arrays.pop("sha256"))
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # zipfile, zlib and numpy each raise their own
+            raise ValueError(f"{path} is not a trajectory saved by eosim: {error}") from None
+        if _digest(arrays, text) != digest:
+            raise ValueError(f"{path} is damaged: its content does not match its checksum")
+        header = json.loads(text)
+        if header["format"] > _FORMAT:
+            raise ValueError(
+                f"{path} has format {header['format']}; this eosim reads up to {_FORMAT}"
+            )
+        state = None
+        if header["final_state"] is not None:
+            saved = header["final_state"]
+            rule_state = tuple(
+                saved["counters"][str(i)]
+                if str(i) in saved["counters"]
+                else arrays[f"state/rule/{i}"]
+                for i in range(saved["entries"])
+            )
+            stream = saved["stream"]
+            state = RunState(
+                theta=arrays["state/theta"],
+                rule_state=rule_state,
+                step=saved["step"],
+                t=saved["t"],
+                stream=None if stream is None else (stream[0], stream[1]),
+            )
+        return cls(
+            t=arrays["t"],
+            step=arrays.get("step"),
+            theta=arrays.get("theta"),
+            records={
+                name.removeprefix("record/"): values
+                for name, values in arrays.items()
+                if name.startswith("record/")
+            },
+            status=Status[header["status"]],
+            message=header["message"],
+            stop_step=header["stop_step"],
+            final_state=state,
+            settings=header["settings"],
+        )
+
+    def to_xarray(self) -> Any:
+        """An ``xarray.Dataset`` with coordinate ``t``; needs xarray, which eosim does not install."""
+        import xarray
+
+        variables: dict[str, Any] = {}
+        sources = {**self.records}
+        for name in ("step", "theta"):
+            if getattr(self, name) is not None:
+                sources[name] = getattr(self, name)
+        for name, values in sources.items():
+            axes = [f"{name}_{axis}" for axis in range(1, values.ndim)]
+            variables[name] = (["t", *axes], values)
+        attributes = {"status": self.status.name, "message": self.message}
+        return xarray.Dataset(variables, coords={"t": self.t}, attrs=attributes)
+
+
+def _digest(arrays: dict[str, Array], text: str) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes in a fixed order."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        values = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}|{values.dtype.str}|{values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
