@@ -28,9 +28,7 @@ class Recorder:
         for name, function in record.items():
             if not callable(function):
                 raise TypeError(f"record[{name!r}] must be callable, got {type(function).__name__}")
-        self._functions = {
-            name: (function, _extras(function)) for name, function in record.items()
-        }
+        self._functions = {name: (function, _extras(function)) for name, function in record.items()}
         self._rows: dict[str, list[Any]] = {}
 
     def take(self, problem: Any, theta: Array, **available: Any) -> None:

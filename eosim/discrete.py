@@ -220,18 +220,14 @@ def _stream(
         )
     size = integer("batch_size", batch_size, minimum=1)
     if size > problem.n_samples:
-        raise ValueError(
-            f"batch_size must be at most n_samples = {problem.n_samples}, got {size}"
-        )
+        raise ValueError(f"batch_size must be at most n_samples = {problem.n_samples}, got {size}")
     if size == problem.n_samples and sampling == "without_replacement":
         return None
     assert state.stream is not None
     return BatchStream(problem.n_samples, size, sampling, state.stream)
 
 
-def _gradient(
-    problem: Any, theta: Array, batch: Array | None, stream: BatchStream | None
-) -> Array:
+def _gradient(problem: Any, theta: Array, batch: Array | None, stream: BatchStream | None) -> Array:
     if batch is None or stream is None:
         return problem.gradient(theta)
     if stream.scheme == "bernoulli":  # divide by the nominal B, not by the random size

@@ -184,9 +184,7 @@ def _short_lanczos(
     return values[[index]], basis @ vectors[:, [index]]
 
 
-def _probe(
-    problem: Problem, theta: Array, statistic: Callable[[Array, Array], Any]
-) -> Estimate:
+def _probe(problem: Problem, theta: Array, statistic: Callable[[Array, Array], Any]) -> Estimate:
     generator = np.random.default_rng(0)
     samples = np.empty(N_PROBES)
     for index in range(N_PROBES):

@@ -49,7 +49,8 @@ class GradientDescent:
 
     lr: Any = field(metadata=_LR)
 
-    __post_init__ = check_domains
+    def __post_init__(self) -> None:
+        check_domains(self)
 
     def init(self, theta: Any) -> tuple[Any, ...]:
         return ()
@@ -84,7 +85,8 @@ class HeavyBall:
     lr: Any = field(metadata=_LR)
     momentum: Any = field(default=0.9, metadata=_MOMENTUM)
 
-    __post_init__ = check_domains
+    def __post_init__(self) -> None:
+        check_domains(self)
 
     def init(self, theta: Any) -> tuple[Any, ...]:
         return (0 * theta,)
@@ -122,7 +124,8 @@ class Nesterov:
     lr: Any = field(metadata=_LR)
     momentum: Any = field(default=0.9, metadata=_MOMENTUM)
 
-    __post_init__ = check_domains
+    def __post_init__(self) -> None:
+        check_domains(self)
 
     def init(self, theta: Any) -> tuple[Any, ...]:
         return (0 * theta,)
@@ -161,7 +164,8 @@ class EMAMomentum:
     lr: Any = field(metadata=_LR)
     momentum: Any = field(default=0.9, metadata=_MOMENTUM)
 
-    __post_init__ = check_domains
+    def __post_init__(self) -> None:
+        check_domains(self)
 
     def init(self, theta: Any) -> tuple[Any, ...]:
         return (0 * theta,)
@@ -204,7 +208,8 @@ class QuasiHyperbolic:
     momentum: Any = field(default=0.9, metadata=_MOMENTUM)
     nu: Any = field(default=0.7, metadata={"domain": Interval(0, math.inf, lower_closed=True)})
 
-    __post_init__ = check_domains
+    def __post_init__(self) -> None:
+        check_domains(self)
 
     def init(self, theta: Any) -> tuple[Any, ...]:
         return (0 * theta,)

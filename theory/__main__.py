@@ -1,9 +1,9 @@
 """``python -m theory``: list, show, check and derive.
 
-    python -m theory                       every claim with its verdicts
-    python -m theory show heavy_ball       the derivation, and the statement in LaTeX
-    python -m theory check [NAME ...]      walk every route; exit code 1 if any fails
-    python -m theory derive module:Rule    the threshold of your own rule, from its step
+python -m theory                       every claim with its verdicts
+python -m theory show heavy_ball       the derivation, and the statement in LaTeX
+python -m theory check [NAME ...]      walk every route; exit code 1 if any fails
+python -m theory derive module:Rule    the threshold of your own rule, from its step
 """
 
 from __future__ import annotations
@@ -110,7 +110,13 @@ def _derive(target: str) -> int:
     else:
         print(f"{rule.__name__} has no critical_sharpness of its own to compare with.")
     claim = Claim(
-        rule.__name__, derivation.statement(), Kind.EXACT, target, (), derivation.steps, dict(routes)
+        rule.__name__,
+        derivation.statement(),
+        Kind.EXACT,
+        target,
+        (),
+        derivation.steps,
+        dict(routes),
     )
     return _check([claim], verbose=True)
 

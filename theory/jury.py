@@ -44,7 +44,9 @@ def jury_conditions(polynomial: sp.Poly) -> dict[str, sp.Expr]:
     for sign, matrix in (("-", upper - lower), ("+", upper + lower)):
         while matrix.rows > 0:
             full = matrix.rows == size
-            name = "complex pair" if full and sign == "-" else f"inner {sign} of order {matrix.rows}"
+            name = (
+                "complex pair" if full and sign == "-" else f"inner {sign} of order {matrix.rows}"
+            )
             conditions[name] = sp.expand(matrix.det(method="berkowitz"))
             matrix = matrix[1:-1, 1:-1]
     return conditions

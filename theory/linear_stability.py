@@ -24,7 +24,7 @@ from theory.claim import Claim, Kind, Refuted, Step
 from theory.jury import jury_conditions
 
 CURVATURE = sp.Symbol("lambda", positive=True)
-THRESHOLD = sp.Symbol("lambda_star", positive=True)
+THRESHOLD = sp.Symbol("lambda_c", positive=True)
 Z = sp.Symbol("z")
 
 _NAMES = {"lr": "eta", "momentum": "beta"}  # the literature's symbols
@@ -70,7 +70,7 @@ class Derivation:
                 f"{type(self.rule).__name__}.step is not linear in (theta, state, gradient); freeze "
                 "the preconditioner of an adaptive rule first"
             )
-        return matrix.applyfunc(sp.factor)
+        return matrix.applyfunc(self._tidy)
 
     @cached_property
     def polynomial(self) -> sp.Poly:
@@ -80,7 +80,7 @@ class Derivation:
     @cached_property
     def conditions(self) -> dict[str, sp.Expr]:
         """Jury's conditions, each to be positive."""
-        return {name: sp.factor(c) for name, c in jury_conditions(self.polynomial).items()}
+        return {name: self._tidy(c) for name, c in jury_conditions(self.polynomial).items()}
 
     @cached_property
     def branches(self) -> dict[str, sp.Expr]:
@@ -96,7 +96,7 @@ class Derivation:
             for root in sp.roots(sp.Poly(condition, CURVATURE)):
                 if root != 0 and any(value > 0 for value in self._values(root)):
                     label = name if name not in found else f"{name} ({len(found)})"
-                    found[label] = sp.factor(root)
+                    found[label] = self._tidy(root)
         return found
 
     @cached_property
@@ -119,10 +119,10 @@ class Derivation:
         if hasattr(self.rule, "critical_branches"):
             branches = [sp.sympify(branch) for branch in self.rule.critical_branches()]
             return tuple(
-                sp.factor(b) for b in branches if any(value > 0 for value in self._values(b))
+                self._tidy(b) for b in branches if any(value > 0 for value in self._values(b))
             )
         if hasattr(self.rule, "critical_sharpness"):
-            return (sp.factor(self.rule.critical_sharpness()),)
+            return (self._tidy(sp.sympify(self.rule.critical_sharpness())),)
         return ()
 
     def points(self, count: int) -> list[dict[sp.Symbol, sp.Rational]]:
@@ -138,6 +138,18 @@ class Derivation:
             result.append(point)
         return result
 
+    def _tidy(self, expression: sp.Expr) -> sp.Expr:
+        """Factored for reading: factors that are negative in the domain are written as 1 - beta."""
+        (point,) = self.points(1)
+        result: sp.Expr = sp.Integer(1)
+        for factor, power in sp.factor(expression).as_powers_dict().items():
+            if factor.is_Add:
+                if factor.subs({**point, CURVATURE: 1}).is_negative:
+                    factor, result = sp.expand(-factor), result * (-1) ** power
+                factor = sp.collect(factor, CURVATURE, sp.factor)
+            result *= factor**power
+        return result
+
     def _values(self, expression: sp.Expr) -> list[float]:
         values = (complex(expression.subs(point)) for point in self.points(_SAMPLES))
         return [value.real for value in values if abs(value.imag) < 1e-12]
@@ -146,7 +158,7 @@ class Derivation:
         """The derivation, line by line."""
         steps = [
             Step("one step on (x, buffers), from the rule's own step", self.matrix),
-            Step("characteristic polynomial", sp.collect(self.polynomial.as_expr(), Z, sp.factor)),
+            Step("characteristic polynomial", sp.collect(self.polynomial.as_expr(), Z, self._tidy)),
         ]
         steps += [
             Step(f"stable while ({name})", sp.Gt(condition, 0, evaluate=False))
@@ -180,7 +192,9 @@ class Derivation:
         derived = list(self.binding.values())
         for closed_form in shipped:
             if all(sp.simplify(closed_form - branch) != 0 for branch in derived):
-                raise Refuted(f"the shipped branch {closed_form} is not among the derived {derived}")
+                raise Refuted(
+                    f"the shipped branch {closed_form} is not among the derived {derived}"
+                )
         # Conditions that are affine in the curvature and positive just above 0 hold exactly up to
         # the smallest positive zero: then the smallest branch is the threshold, with no sampling.
         proven = all(self._positive_at_first(condition) for condition in self.conditions.values())
@@ -231,7 +245,9 @@ class Derivation:
             exact = self.threshold_at(point)
             for side in (-1, 1):
                 curvature = exact * (1 + side * _OFFSET)
-                polynomial = sp.Poly(self.polynomial.as_expr().subs({**point, CURVATURE: curvature}), Z)
+                polynomial = sp.Poly(
+                    self.polynomial.as_expr().subs({**point, CURVATURE: curvature}), Z
+                )
                 radius = max(abs(root) for root in polynomial.nroots(n=30))
                 if (radius > 1) != (side > 0):
                     raise Refuted(
@@ -260,7 +276,7 @@ class Derivation:
                 run = eosim.run(
                     eosim.Quadratic([[curvature]]), rule, [1.0], steps, record={}, every=steps
                 )
-                grows = run.status is eosim.Status.DIVERGED or abs(run.theta[-1, 0]) > 1
+                grows = run.status is eosim.Status.DIVERGED or abs(run["theta"][-1, 0]) > 1
                 if grows != (factor > 1):
                     raise Refuted(
                         f"{rule} at lambda = {curvature:.6g} ({factor} of the threshold) "

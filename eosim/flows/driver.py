@@ -146,7 +146,9 @@ class _Path:
 class _BranchDOP853(DOP853):
     """DOP853 that reports accepted steps to its path and remembers the step size across restarts."""
 
-    def __init__(self, fun: Any, t0: float, y0: Array, t_bound: float, *, path: _Path, **options: Any):
+    def __init__(
+        self, fun: Any, t0: float, y0: Array, t_bound: float, *, path: _Path, **options: Any
+    ):
         self.path = path
         if path.step_size is not None:
             options["first_step"] = min(path.step_size, t_bound - t0)

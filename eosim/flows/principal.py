@@ -128,7 +128,9 @@ class PrincipalFlow:
             return vectors @ (alpha * weights)
         return self._nearly_defective(hessian, gradient, z, logarithms)
 
-    def _nearly_defective(self, hessian: Array, gradient: Array, z: Array, logarithms: Array) -> Any:
+    def _nearly_defective(
+        self, hessian: Array, gradient: Array, z: Array, logarithms: Array
+    ) -> Any:
         """The field without eigenvectors; only the principal branch exists in this form."""
         if np.abs(logarithms - log1p(-z)).max() > 1e-6:
             raise LeftRange(
@@ -191,4 +193,3 @@ def _coefficient(z: Array, logarithms: Array) -> Array:
     """alpha(z), with its limit -1 at z = 0 (on the branch that is real there)."""
     zero = z == 0
     return np.where(zero, -1.0, principal_coefficient(np.where(zero, 1.0, z), logarithms))
-

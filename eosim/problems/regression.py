@@ -117,4 +117,3 @@ class LinearRegression:
                 "an array or a scipy sparse matrix"
             )
         return self.inputs[batch], self.targets[batch]
-

@@ -159,7 +159,9 @@ class Polynomial:
         clean: dict[tuple[int, ...], float] = {}
         for powers, coefficient in self.terms.items():
             if not isinstance(powers, tuple) or not powers:
-                raise TypeError(f"terms: exponents must be a non-empty tuple of ints, got {powers!r}")
+                raise TypeError(
+                    f"terms: exponents must be a non-empty tuple of ints, got {powers!r}"
+                )
             exponents = tuple(integer(f"terms: exponent in {powers}", p, minimum=0) for p in powers)
             clean[exponents] = real_number(f"terms: coefficient of {powers}", coefficient)
         if len({len(exponents) for exponents in clean}) > 1:
@@ -209,7 +211,10 @@ class Polynomial:
             for axes in combinations_with_replacement(range(self.dim), order):
                 taken = np.bincount(np.array(axes, dtype=int), minlength=self.dim)
                 kept = [
-                    (c * math.prod(map(math.perm, powers, taken.tolist())), np.array(powers) - taken)
+                    (
+                        c * math.prod(map(math.perm, powers, taken.tolist())),
+                        np.array(powers) - taken,
+                    )
                     for powers, c in self.terms.items()
                     if all(np.array(powers) >= taken)
                 ]
@@ -218,4 +223,3 @@ class Polynomial:
                     exponents = np.array([e for _, e in kept])
                     cache[order].append((set(permutations(axes)), coefficients, exponents))
         return cache[order]
-

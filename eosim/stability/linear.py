@@ -15,7 +15,6 @@ are all candidates there are. Stability is constant between candidates and teste
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -125,8 +124,10 @@ def _candidates(drift: Array, response: Array) -> list[float]:
     # On |z| = 1, Im(p conj(q)) = sum_d E_d sin(d w) with E_d = sum_j (p_{j+d} q_j - p_j q_{j+d});
     # divided by sin(w) it is a sum of Chebyshev polynomials of the second kind in c = cos(w).
     m = len(p) - 1
-    lags = [sum(p[j + d] * q[j] - p[j] * q[j + d] for j in range(m + 1 - d)) for d in range(1, m + 1)]
-    series = np.zeros(m)  # in Chebyshev polynomials of the first kind: U_n = 2 sum T_k - [n even]
+    lags = [
+        sum(p[j + d] * q[j] - p[j] * q[j + d] for j in range(m + 1 - d)) for d in range(1, m + 1)
+    ]
+    series: Array = np.zeros(m)  # in Chebyshev polynomials of the first kind: U_n = 2 sum T_k - [n even]
     for degree, lag in enumerate(lags):
         series[degree % 2 : degree + 1 : 2] += 2 * lag
         if degree % 2 == 0:

@@ -1,0 +1,23 @@
+"""Every Python block of the README runs, in order, as one session."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_readme_blocks_run(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= 4
+    session: dict = {"__name__": "readme"}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), session)
+    printed = capsys.readouterr().out.splitlines()
+    assert float(printed[1]) < 1e-10 < 0.5 < float(printed[2])
+    assert session["second"].final_state.step == 1000
+
+
+def test_readme_shows_the_two_commands():
+    text = README.read_text(encoding="utf-8")
+    assert 'pip install -e ".[figures]" && python -m figures' in text
+    assert 'pip install -e ".[test]" && python -m pytest' in text
