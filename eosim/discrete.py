@@ -64,7 +64,7 @@ def run(
     record : mapping from names to measurements, optional
         Functions f(problem, theta), which may ask for more by keyword-only name: ``rule``,
         ``state`` (the rule's), ``batch`` (of the update that led here; None where all samples
-        were used and at the start). {"loss": eosim.measure.loss} if None.
+        were used and at the start). {"loss": eosim.measure.loss} if None; {} records nothing.
     every : int
         Steps between records; the start and the last state are always recorded.
     keep_theta : bool
