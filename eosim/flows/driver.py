@@ -46,7 +46,8 @@ def integrate(
     times : (n_times,) array-like
         Increasing, from 0 on. Multiples of lr are where a flow is compared with iterates.
     record : mapping from names to measurements, optional
-        Functions f(problem, theta), evaluated at Re theta. {"loss": eosim.measure.loss} if None; {} records nothing.
+        Functions f(problem, theta), evaluated at Re theta. {"loss": eosim.measure.loss} if None; {}
+        records nothing.
         Complex flows always add ``imaginary_norm``, :math:`|\mathrm{Im}\,\theta|`.
     rtol, atol : float
         Tolerances of the solver, per step.

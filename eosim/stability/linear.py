@@ -127,7 +127,8 @@ def _candidates(drift: Array, response: Array) -> list[float]:
     lags = [
         sum(p[j + d] * q[j] - p[j] * q[j + d] for j in range(m + 1 - d)) for d in range(1, m + 1)
     ]
-    series: Array = np.zeros(m)  # in Chebyshev polynomials of the first kind: U_n = 2 sum T_k - [n even]
+    # in Chebyshev polynomials of the first kind: U_n = 2 (T_n + T_{n-2} + ...) - [n even]
+    series: Array = np.zeros(m)
     for degree, lag in enumerate(lags):
         series[degree % 2 : degree + 1 : 2] += 2 * lag
         if degree % 2 == 0:
