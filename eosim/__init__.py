@@ -10,9 +10,20 @@ from eosim._version import __version__
 
 if TYPE_CHECKING:
     from eosim import flows, measure, optimizers, problems, sampling, stability
+    from eosim.comparison import Comparison, compare
     from eosim.discrete import run
-    from eosim.flows import GradientFlow, PrincipalFlow, closed_form, integrate
+    from eosim.flows import (
+        ForwardDifferenceFlow,
+        GradientFlow,
+        HeavyBallPrincipalFlow,
+        ModifiedFlow,
+        PrincipalFlow,
+        PrincipalSeries,
+        closed_form,
+        integrate,
+    )
     from eosim.optimizers import (
+        DAL,
         EMAMomentum,
         GradientDescent,
         HeavyBall,
@@ -22,6 +33,7 @@ if TYPE_CHECKING:
     from eosim.problems import (
         Cosine,
         LinearRegression,
+        Perceptron,
         Polynomial,
         Quadratic,
         Rosenbrock,
@@ -30,15 +42,22 @@ if TYPE_CHECKING:
     from eosim.trajectory import RunState, Status, Trajectory
 
 _HOME = {
+    "Comparison": "eosim.comparison",
     "Cosine": "eosim.problems",
+    "DAL": "eosim.optimizers",
     "EMAMomentum": "eosim.optimizers",
+    "ForwardDifferenceFlow": "eosim.flows",
     "GradientDescent": "eosim.optimizers",
     "GradientFlow": "eosim.flows",
     "HeavyBall": "eosim.optimizers",
+    "HeavyBallPrincipalFlow": "eosim.flows",
     "LinearRegression": "eosim.problems",
+    "ModifiedFlow": "eosim.flows",
     "Nesterov": "eosim.optimizers",
+    "Perceptron": "eosim.problems",
     "Polynomial": "eosim.problems",
     "PrincipalFlow": "eosim.flows",
+    "PrincipalSeries": "eosim.flows",
     "Quadratic": "eosim.problems",
     "QuasiHyperbolic": "eosim.optimizers",
     "Rosenbrock": "eosim.problems",
@@ -46,6 +65,7 @@ _HOME = {
     "Status": "eosim.trajectory",
     "Trajectory": "eosim.trajectory",
     "closed_form": "eosim.flows",
+    "compare": "eosim.comparison",
     "from_functions": "eosim.problems",
     "integrate": "eosim.flows",
     "run": "eosim.discrete",
@@ -53,15 +73,22 @@ _HOME = {
 _MODULES = ("flows", "measure", "optimizers", "problems", "sampling", "stability")
 
 __all__ = [
+    "DAL",
+    "Comparison",
     "Cosine",
     "EMAMomentum",
+    "ForwardDifferenceFlow",
     "GradientDescent",
     "GradientFlow",
     "HeavyBall",
+    "HeavyBallPrincipalFlow",
     "LinearRegression",
+    "ModifiedFlow",
     "Nesterov",
+    "Perceptron",
     "Polynomial",
     "PrincipalFlow",
+    "PrincipalSeries",
     "Quadratic",
     "QuasiHyperbolic",
     "Rosenbrock",
@@ -70,6 +97,7 @@ __all__ = [
     "Trajectory",
     "__version__",
     "closed_form",
+    "compare",
     "flows",
     "from_functions",
     "integrate",

@@ -58,7 +58,7 @@ def integer(name: str, value: Any, *, minimum: int) -> int:
 
 def choice(name: str, value: Any, options: tuple[str, ...]) -> str:
     """``value``, which must be one of ``options``."""
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         listed = ", ".join(repr(option) for option in options)
         raise ValueError(f"{name} must be one of {listed}; got {_shown(value)}")
     return str(value)
@@ -116,6 +116,20 @@ def symmetric_matrix(name: str, value: Any) -> Array:
     matrix = matrix / 2 + matrix.T / 2
     matrix.flags.writeable = False
     return matrix
+
+
+def interface(name: str, value: Any, members: tuple[str, ...]) -> None:
+    """TypeError unless ``value`` is an instance (not a class) that has the named attributes."""
+    if isinstance(value, type):
+        raise TypeError(
+            f"{name} must be an instance, got the class {value.__name__}; write "
+            f"{value.__name__}({'lr=...' if name == 'rule' else '...'})"
+        )
+    for member in members:
+        if not hasattr(value, member):
+            raise TypeError(
+                f"{name} must have {', '.join(members)}; {type(value).__name__} has no {member}"
+            )
 
 
 def state_vector(name: str, value: Any, dim: int) -> Array:

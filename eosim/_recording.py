@@ -26,9 +26,15 @@ class Recorder:
                 f"{type(record).__name__}"
             )
         for name, function in record.items():
+            if not isinstance(name, str):
+                raise TypeError(f"record: names must be str, got {name!r}")
+            if name in ("t", "step", "theta"):
+                raise ValueError(f"record: the name {name!r} is taken by the trajectory itself")
             if not callable(function):
                 raise TypeError(f"record[{name!r}] must be callable, got {type(function).__name__}")
-        self._functions = {name: (function, _extras(function)) for name, function in record.items()}
+        self._functions = {
+            name: (function, _extras(name, function)) for name, function in record.items()
+        }
         self._rows: dict[str, list[Any]] = {}
 
     def take(self, problem: Any, theta: Array, **available: Any) -> None:
@@ -48,11 +54,15 @@ class Recorder:
                 self.put(name, result)
 
     def put(self, name: str, value: Any) -> None:
-        self._rows.setdefault(name, []).append(np.array(value))
-
-    def latest(self, name: str) -> Any:
-        rows = self._rows.get(name)
-        return rows[-1] if rows else None
+        row = np.array(value)
+        if row.dtype.kind not in "biufc":
+            raise TypeError(f"record[{name!r}] must return numbers, got {value!r}")
+        rows = self._rows.setdefault(name, [])
+        if rows and rows[0].shape != row.shape:
+            raise ValueError(
+                f"record[{name!r}] must keep its shape: it was {rows[0].shape}, now {row.shape}"
+            )
+        rows.append(row)
 
     def arrays(self) -> dict[str, Array]:
         return {name: np.array(rows) for name, rows in self._rows.items()}
@@ -68,14 +78,19 @@ def versions() -> dict[str, str]:
     }
 
 
-def _extras(function: Callable[..., Any]) -> set[str]:
+def _extras(name: str, function: Callable[..., Any]) -> set[str]:
     """Names of the keyword-only parameters without a default."""
     try:
-        parameters = inspect.signature(function).parameters.values()
+        signature = inspect.signature(function)
     except (TypeError, ValueError):  # some builtins have no signature
         return set()
-    return {
+    wanted = {
         parameter.name
-        for parameter in parameters
+        for parameter in signature.parameters.values()
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
     }
+    try:
+        signature.bind(None, None, **dict.fromkeys(wanted))
+    except TypeError as error:
+        raise TypeError(f"record[{name!r}] must take (problem, theta): {error}") from None
+    return wanted

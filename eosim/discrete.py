@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from eosim._checks import Array, choice, integer, real_number, state_vector
+from eosim._checks import Array, choice, integer, interface, real_number, state_vector
 from eosim._recording import Recorder, versions
-from eosim.optimizers import Rule
+from eosim.optimizers import Rule, check_rule, needs_local
 from eosim.problems.base import Problem
 from eosim.sampling import SCHEMES, BatchStream, seed_sequence, stream_key
 from eosim.trajectory import RunState, Status, Trajectory
@@ -77,8 +78,8 @@ def run(
     Returns
     -------
     Trajectory
-        DIVERGED, with ``stop_step``, when a state is non-finite or its norm exceeds
-        `DIVERGENCE_FACTOR` * (1 + \|theta0\|); divergence is a result and raises nothing.
+        DIVERGED, with ``stop_step``, when a state is non-finite or its largest entry exceeds
+        `DIVERGENCE_FACTOR` * (1 + max \|theta0\|); divergence is a result and raises nothing.
 
     Raises
     ------
@@ -94,22 +95,29 @@ def run(
     >>> eosim.run(bowl, eosim.GradientDescent(lr=0.6), [1.0, 1.0], 1000).status.name
     'DIVERGED'
     """
-    _check_rule(rule)
+    interface("problem", problem, ("dim", "loss", "gradient"))
+    check_rule(rule)
     n_steps = integer("n_steps", n_steps, minimum=0)
     every = integer("every", every, minimum=1)
     if stop_below is not None:
         stop_below = real_number("stop_below", stop_below)
     recorder = Recorder(record)
     state, fresh_seed = _start(problem, rule, theta0, state, seed, batch_size is not None)
+    if batch_size is not None:
+        batch_size = integer("batch_size", batch_size, minimum=1)
     stream = _stream(problem, batch_size, choice("sampling", sampling, SCHEMES), state)
 
     theta, rule_state, t = state.theta, state.rule_state, state.t
-    bound = DIVERGENCE_FACTOR * (1 + float(np.linalg.norm(theta)))
+    # The largest entry: squares, as in a Euclidean norm, overflow from 1e154 on.
+    bound = DIVERGENCE_FACTOR * (1 + float(np.abs(theta).max()))
     first, last = state.step, state.step + n_steps
-    constant_lr = None if hasattr(rule, "step_size") else float(getattr(rule, "lr", 1.0))
+    constant_lr = None
+    if not hasattr(rule, "step_size"):
+        constant_lr = real_number(f"{type(rule).__name__}: lr", getattr(rule, "lr", 1.0))
     # k updates at one rate are t = k * lr, not a sum that rounds: a resumed run keeps those bits.
     same_clock = constant_lr is not None and state.t == first * constant_lr
     t_origin, step_origin = (0.0, 0) if same_clock else (state.t, first)
+    local_wanted = needs_local(rule)
     times, steps, thetas = [], [], []
 
     def keep(step: int, batch: Array | None) -> bool:
@@ -131,8 +139,14 @@ def run(
             gradient = _gradient(problem, theta, batch, stream)
             if step == first:
                 _check_gradient(problem, gradient)
-            new_theta, new_rule_state = rule.step(theta, rule_state, gradient)
-            if not float(new_theta @ new_theta) <= bound * bound:  # NaN fails every comparison
+            arguments: list[Any] = [theta, rule_state, gradient]
+            if local_wanted:
+                arguments.append(_Local(problem, theta, batch, stream))
+            updated = rule.step(*arguments)
+            if step == first:
+                _check_step(rule, theta, updated)
+            new_theta, new_rule_state = updated
+            if not np.abs(new_theta).max() <= bound:  # NaN fails every comparison
                 status, stop_step = Status.DIVERGED, step + 1
                 break
             theta, rule_state, step = new_theta, new_rule_state, step + 1
@@ -187,13 +201,23 @@ def _start(
             f"state.theta must have shape ({problem.dim},), got {state.theta.shape}: it comes from "
             "another problem"
         )
+    if state is not None and not _fits(rule, state):
+        raise ValueError(
+            f"state holds the memory of another rule: {type(rule).__name__} keeps "
+            f"{len(rule.init(state.theta))} entries, the state has {len(state.rule_state)}"
+        )
     if state is not None and state.stream is not None and seed is not None:
         raise ValueError("seed must be None when state is given: the state's batch stream goes on")
     sequence = seed_sequence(seed)
     needs_stream = random and (state is None or state.stream is None)
     key = stream_key(sequence) if needs_stream else None
-    spawn_key = [int(word) for word in sequence.spawn_key]
-    words = {"entropy": sequence.entropy, "spawn_key": spawn_key} if needs_stream else None
+    words = None
+    if needs_stream:
+        entropy: Any = sequence.entropy  # an int, or a sequence of ints, perhaps of NumPy's
+        words = {
+            "entropy": [int(e) for e in entropy] if np.ndim(entropy) else int(entropy),
+            "spawn_key": [int(word) for word in sequence.spawn_key],
+        }
     if state is None:
         theta = state_vector("theta0", theta0, problem.dim)
         rule_state = rule.init(theta)
@@ -207,6 +231,13 @@ def _start(
     return state, words
 
 
+def _fits(rule: Rule, state: RunState) -> bool:
+    fresh = rule.init(state.theta)
+    return len(fresh) == len(state.rule_state) and all(
+        np.shape(a) == np.shape(b) for a, b in zip(fresh, state.rule_state, strict=True)
+    )
+
+
 def _stream(
     problem: Any, batch_size: int | None, sampling: str, state: RunState
 ) -> BatchStream | None:
@@ -218,36 +249,59 @@ def _stream(
             f"batch_size needs a problem that is a mean over samples; {type(problem).__name__} has "
             "no n_samples. Leave batch_size out for the full gradient"
         )
-    size = integer("batch_size", batch_size, minimum=1)
-    if size > problem.n_samples:
-        raise ValueError(f"batch_size must be at most n_samples = {problem.n_samples}, got {size}")
-    if size == problem.n_samples and sampling == "without_replacement":
+    if batch_size > problem.n_samples:
+        raise ValueError(
+            f"batch_size must be at most n_samples = {problem.n_samples}, got {batch_size}"
+        )
+    if batch_size == problem.n_samples and sampling == "without_replacement":
         return None
     assert state.stream is not None
-    return BatchStream(problem.n_samples, size, sampling, state.stream)
+    return BatchStream(problem.n_samples, batch_size, sampling, state.stream)
 
 
 def _gradient(problem: Any, theta: Array, batch: Array | None, stream: BatchStream | None) -> Array:
+    return _on_batch(problem.gradient, (theta,), batch, stream)
+
+
+def _on_batch(
+    function: Any, arguments: tuple[Array, ...], batch: Array | None, stream: BatchStream | None
+) -> Array:
+    """The batch estimate of a mean over samples."""
     if batch is None or stream is None:
-        return problem.gradient(theta)
+        return function(*arguments)
     if stream.scheme == "bernoulli":  # divide by the nominal B, not by the random size
         if len(batch) == 0:
-            return 0 * theta
-        return problem.gradient(theta, batch) * (len(batch) / stream.batch_size)
-    return problem.gradient(theta, batch)
+            return 0 * arguments[0]
+        return function(*arguments, batch) * (len(batch) / stream.batch_size)
+    return function(*arguments, batch)
 
 
-def _check_rule(rule: Any) -> None:
-    if isinstance(rule, type):
-        raise TypeError(
-            f"rule must be an instance, got the class {rule.__name__}; write {rule.__name__}(lr=...)"
+@dataclass(frozen=True)
+class _Local:
+    """Derivatives on this step's batch, for rules that need more than the gradient."""
+
+    problem: Any
+    theta: Array
+    batch: Array | None
+    stream: BatchStream | None
+
+    def gradient(self, theta: Array) -> Array:
+        return _gradient(self.problem, theta, self.batch, self.stream)
+
+    def hvp(self, v: Array) -> Array:
+        return _on_batch(self.problem.hvp, (self.theta, v), self.batch, self.stream)
+
+
+def _check_step(rule: Rule, theta: Array, updated: Any) -> None:
+    name = type(rule).__name__
+    if not isinstance(updated, tuple) or len(updated) != 2:
+        raise TypeError(f"{name}.step must return (theta, state), got {type(updated).__name__}")
+    if np.shape(updated[0]) != theta.shape:
+        raise ValueError(
+            f"{name}.step must return theta of shape {theta.shape}, got {np.shape(updated[0])}"
         )
-    for method in ("init", "step"):
-        if not callable(getattr(rule, method, None)):
-            raise TypeError(
-                f"rule must have the methods init(theta) and step(theta, state, gradient); "
-                f"{type(rule).__name__} has no {method}"
-            )
+    if np.iscomplexobj(updated[0]):
+        raise TypeError(f"{name}.step must return a real theta, got a complex one")
 
 
 def _check_gradient(problem: Problem, gradient: Any) -> None:
@@ -265,7 +319,7 @@ def _message(
 ) -> str:
     if status is Status.DIVERGED:
         return (
-            f"diverged: at step {stop_step} the state is non-finite or its norm exceeds {bound:.3g}. "
+            f"diverged: at step {stop_step} the state is non-finite or an entry exceeds {bound:.3g}. "
             "Divergence is a result; for a bounded run, lower lr below "
             "critical_sharpness(rule) * lr / sharpness"
         )

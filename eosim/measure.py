@@ -6,6 +6,7 @@ answer is exact; beyond, Hessian-vector products are used and the answer carries
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -104,22 +105,25 @@ def hessian_frobenius(problem: Problem, theta: Array) -> Estimate:
 
 def gauss_newton_spectrum(problem: LeastSquares, theta: Array) -> Array:
     """Eigenvalues of J^T J / n, shape (dim,), descending."""
-    return _padded(_squared_singular_values(problem, theta), problem.dim)
+    jacobian = _flat_jacobian(problem, theta)
+    return _padded(_squared_singular_values(jacobian, problem), problem.dim)
 
 
 def ntk_spectrum(problem: LeastSquares, theta: Array) -> Array:
     """Eigenvalues of the NTK J J^T / n, shape (n_samples * n_outputs,), descending."""
-    values = _squared_singular_values(problem, theta)
-    n_outputs = problem.residuals(theta, np.array([0])).shape[1]
-    return _padded(values, problem.n_samples * n_outputs)
+    jacobian = _flat_jacobian(problem, theta)
+    return _padded(_squared_singular_values(jacobian, problem), len(jacobian))
 
 
-def _squared_singular_values(problem: LeastSquares, theta: Array) -> Array:
+def _flat_jacobian(problem: LeastSquares, theta: Array) -> Array:
     if not hasattr(problem, "jacobian"):
         raise TypeError(
             f"{type(problem).__name__} is no least-squares problem: it has no jacobian(theta)"
         )
-    jacobian = problem.jacobian(theta).reshape(-1, problem.dim)  # (n * n_outputs, dim)
+    return problem.jacobian(theta).reshape(-1, problem.dim)  # (n * n_outputs, dim)
+
+
+def _squared_singular_values(jacobian: Array, problem: LeastSquares) -> Array:
     return np.linalg.svd(jacobian, compute_uv=False) ** 2 / problem.n_samples
 
 
@@ -150,8 +154,14 @@ def _extreme(problem: Problem, theta: Array, which: str) -> Eigenvalue:
         raise ValueError("the Hessian is not finite at theta")
     if not first.any():  # ARPACK fails on the zero matrix
         return Eigenvalue(0.0, 0.0, True)
+    # ARPACK's tolerance has an absolute floor: it gets the Hessian in units of its own size. It also
+    # forces the start into the range of the operator, so it would miss an extreme eigenvalue 0:
+    # the shift (no number that a Hessian is likely to have as -eigenvalue) makes it regular.
+    unit, shift = float(np.linalg.norm(first) / np.linalg.norm(start)), math.e
     operator = LinearOperator(
-        (dim, dim), matvec=lambda v: problem.hvp(theta, v.ravel()), dtype=np.dtype(float)
+        (dim, dim),
+        matvec=lambda v: problem.hvp(theta, v.ravel()) / unit + shift * v.ravel(),
+        dtype=np.dtype(float),
     )
     try:
         values, vectors = eigsh(operator, k=1, which=which, v0=start, tol=LANCZOS_TOLERANCE)
@@ -160,7 +170,7 @@ def _extreme(problem: Problem, theta: Array, which: str) -> Eigenvalue:
         # No Ritz pair met the tolerance: a short, full Lanczos basis still gives the best known one.
         values, vectors = _short_lanczos(operator.matvec, start, which)
         converged = False
-    value, vector = float(values[0]), vectors[:, 0]
+    value, vector = unit * (float(values[0]) - shift), vectors[:, 0]
     residual = np.linalg.norm(problem.hvp(theta, vector) - value * vector)
     return Eigenvalue(value, float(residual), converged)
 

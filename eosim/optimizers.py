@@ -12,11 +12,12 @@ hyperparameters may be symbols too. :math:`\lambda` is a curvature (a Hessian ei
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from eosim._checks import Interval, check_domains
+from eosim._checks import Interval, check_domains, choice, interface
 
 _LR = {"domain": Interval(0, math.inf)}
 _MOMENTUM = {"domain": Interval(0, 1, lower_closed=True)}
@@ -234,6 +235,85 @@ class QuasiHyperbolic:
     def critical_sharpness(self) -> float:
         """The smallest positive branch (in numbers: the choice depends on the values)."""
         return min(branch for branch in self.critical_branches() if branch > 0)
+
+
+@dataclass(frozen=True)
+class DAL:
+    r"""Drift-adjusted learning rate (Rosca et al. 2023, arXiv 2302.01952).
+
+    .. math:: \eta_p = \min\left(\frac{2}{v^p},\ \mathrm{cap}\right), \qquad v = \frac{|Hg|}{|g|}
+
+    With p = 1 the drift of one gradient-flow step, :math:`\frac{\eta^2}{2}|Hg|`, equals the step
+    :math:`\eta|g|`, and on a convex quadratic the rate is never below :math:`2/\lambda_{\max}`. With
+    :math:`p \ne 1` the rate depends on the scale of the loss. H and g are of this step's batch.
+
+    Parameters
+    ----------
+    p : float
+        Exponent, at least 0; p = 0 is gradient descent at the rate 2.
+    cap : float
+        Largest rate, positive; 5 as in the authors' code. Taken where Hg = 0 or g = 0.
+    momentum : float
+        beta of heavy ball, :math:`v \leftarrow \beta v + g,\ \theta \leftarrow \theta - \eta_p v`.
+    product : str
+        "exact" uses one Hessian-vector product; "difference" the authors' form
+        :math:`(g(\theta + \epsilon g) - g(\theta))/\epsilon` with a displacement of norm 0.01.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is outside its domain.
+    """
+
+    p: Any = field(default=1.0, metadata={"domain": Interval(0, math.inf, lower_closed=True)})
+    cap: Any = field(default=5.0, metadata=_LR)
+    momentum: Any = field(default=0.0, metadata=_MOMENTUM)
+    product: str = "exact"
+
+    def __post_init__(self) -> None:
+        check_domains(self)
+        choice("DAL: product", self.product, ("exact", "difference"))
+
+    def init(self, theta: Any) -> tuple[Any, ...]:
+        return 0 * theta, 0.0
+
+    def step(
+        self, theta: Any, state: tuple[Any, ...], gradient: Any, local: Any
+    ) -> tuple[Any, tuple]:
+        velocity, _ = state
+        velocity = self.momentum * velocity + gradient
+        rate = self.rate(gradient, local)
+        return theta - rate * velocity, (velocity, rate)
+
+    def rate(self, gradient: Any, local: Any) -> float:
+        """The learning rate of a step with this gradient."""
+        length = math.sqrt(gradient @ gradient)
+        if length == 0:
+            return self.cap
+        if self.product == "exact":
+            image = local.hvp(gradient)
+        else:
+            shift = 0.01 / length
+            image = (local.gradient(local.theta + shift * gradient) - gradient) / shift
+        v = math.sqrt(image @ image) / length
+        return min(2 / v**self.p, self.cap) if v > 0 else self.cap
+
+    def step_size(self, state: tuple[Any, ...]) -> float:
+        """The rate of the step that led to this state."""
+        return float(state[1])
+
+
+def check_rule(rule: Any) -> None:
+    """TypeError unless ``rule`` is an instance with the methods of `Rule`."""
+    interface("rule", rule, ("init", "step"))
+
+
+def needs_local(rule: Any) -> bool:
+    """Whether the rule's step takes a fourth argument: ``local``, derivatives on this step's batch.
+
+    It has ``local.theta``, ``local.gradient(theta)`` and ``local.hvp(v)`` (at theta).
+    """
+    return "local" in inspect.signature(rule.step).parameters
 
 
 def _ratio(numerator: Any, denominator: Any) -> Any:

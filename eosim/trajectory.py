@@ -98,7 +98,8 @@ class Trajectory:
                 return self.records[key]
         if name in ("t", "step", "theta") and getattr(self, name) is not None:
             return np.asarray(getattr(self, name))
-        available = ", ".join(["t", "step", "theta", *self.records])
+        own = [key for key in ("t", "step", "theta") if getattr(self, key) is not None]
+        available = ", ".join([*own, *self.records])
         raise KeyError(f"no record named {name!r}; this trajectory has: {available}")
 
     def __len__(self) -> int:
@@ -155,6 +156,9 @@ class Trajectory:
                 np.savez(stream, **payload)  # type: ignore[arg-type]
                 stream.flush()
                 os.fsync(stream.fileno())
+            umask = os.umask(0)  # mkstemp makes private files; a result is as readable as any other
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
             os.replace(temporary, target)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -164,7 +168,7 @@ class Trajectory:
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
         """Read what `save` wrote; ValueError if the file is foreign, damaged or newer."""
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             text, digest = str(arrays.pop("header")), str(arrays.pop("sha256"))
         except FileNotFoundError:

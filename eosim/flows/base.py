@@ -13,11 +13,10 @@ class LeftRange(Exception):
 
 
 class Flow(Protocol):
-    """dtheta/dt = field(theta, branch).
+    """dtheta/dt = field(theta).
 
-    A flow whose field depends on the path (through the branch of a logarithm) keeps that memory in
-    ``branch``: `integrate` gets it from ``init`` at the start and replaces it by
-    ``advance(theta, branch)`` after each accepted step. Flows without memory use None.
+    A flow whose field depends on the path (through the branch of a logarithm) is a `BranchedFlow`;
+    every other flow may ignore ``branch``.
 
     Attributes
     ----------
@@ -37,11 +36,33 @@ class Flow(Protocol):
     @property
     def is_complex(self) -> bool: ...
 
-    def init(self, theta: Array) -> Any: ...
-
-    def advance(self, theta: Array, branch: Any) -> Any: ...
-
-    def field(self, theta: Array, branch: Any) -> Array: ...
+    def field(self, theta: Array, branch: Any = None) -> Array:
+        """The vector field, of shape (dim,)."""
 
     def coefficient(self, z: Array) -> Array:
         """alpha(h lambda): on a quadratic, d(u.theta)/dt = alpha(h lambda) lambda (u.theta)."""
+
+
+class BranchedFlow(Flow, Protocol):
+    """A flow that remembers its path in ``branch``.
+
+    `integrate` gets the memory from ``init`` at the start and replaces it by
+    ``advance(theta, branch)`` after each accepted step. ``field(theta)`` without a branch is the
+    field of a path that starts at theta.
+    """
+
+    def init(self, theta: Array) -> Any: ...
+
+    def advance(self, theta: Array, branch: Any) -> Any:
+        """The memory at theta; raises `AmbiguousBranch` if the step was too long to tell."""
+
+
+class AmbiguousBranch(Exception):
+    """Raised by ``advance`` where continuity does not decide: the step is taken again, shorter.
+
+    ``best`` is the memory to go on with where the step is too short already (eigenvalues that meet).
+    """
+
+    def __init__(self, best: Any) -> None:
+        super().__init__("the branch is ambiguous")
+        self.best = best

@@ -9,9 +9,17 @@ import numpy as np
 from scipy.integrate import DOP853, solve_ivp
 from tqdm import tqdm
 
-from eosim._checks import Array, Interval, float_array, integer, real_number, state_vector
+from eosim._checks import (
+    Array,
+    Interval,
+    float_array,
+    integer,
+    interface,
+    real_number,
+    state_vector,
+)
 from eosim._recording import Recorder, versions
-from eosim.flows.base import Flow, LeftRange
+from eosim.flows.base import AmbiguousBranch, Flow, LeftRange
 from eosim.trajectory import Status, Trajectory
 
 # A diverging quadratic grows legitimately; a flow that has left its validity explodes. Our choice.
@@ -19,6 +27,9 @@ DIVERGENCE_FACTOR = 1e12
 # Evaluations within one learning-rate interval beyond which the flow counts as stalled. Our choice:
 # measured need is 15 (real regimes) to 300 (passing h * lambda = 1 at rtol 1e-12).
 STALL_EVALUATIONS = 5000
+# A step is halved while a branch is ambiguous, down to this share of lr: eigenvalues that really
+# meet stay ambiguous at any step. Our choice: ten halvings.
+_SHORTEST_RETRY = 1e-3
 
 
 def integrate(
@@ -68,22 +79,29 @@ def integrate(
     TypeError, ValueError
         If an argument is wrong, or the field at theta0 has the wrong shape or is not finite.
     """
+    interface("flow", flow, ("problem", "field"))
     times = float_array("times", times, shape=(None,))
     if len(times) == 0 or times[0] < 0 or (np.diff(times) <= 0).any():
-        raise ValueError("times must be increasing, start at 0 or later and not be empty")
+        raise ValueError(
+            f"times must be increasing, start at 0 or later and not be empty; got {times}"
+        )
     positive = Interval(0, 1)
     options = {
         "rtol": max(real_number("rtol", rtol, positive), 100 * np.finfo(float).eps),
-        "atol": real_number("atol", atol, Interval(0, np.inf, lower_closed=True)),
+        # never exactly 0: a coordinate that stays at 0 would be 0/0
+        "atol": max(real_number("atol", atol, Interval(0, np.inf, lower_closed=True)), 1e-300),
     }
     budget = integer("max_evaluations", max_evaluations, minimum=1)
-    if np.ndim(theta0) == 2:
-        starts = float_array("theta0", theta0, shape=(None, flow.problem.dim))
+    given = float_array("theta0", theta0)
+    if given.ndim == 2:
+        starts = float_array("theta0", given, shape=(None, flow.problem.dim))
+        if len(starts) == 0:
+            raise ValueError("theta0 must hold at least one start, got shape (0, dim)")
         return [
             _integrate(flow, start.copy(), times, Recorder(record), options, budget, progress)
             for start in starts
         ]
-    start = state_vector("theta0", theta0, flow.problem.dim)
+    start = state_vector("theta0", given, flow.problem.dim)
     return _integrate(flow, start, times, Recorder(record), options, budget, progress)
 
 
@@ -100,7 +118,7 @@ class _Path:
 
     def __init__(self, flow: Flow, theta: Array, budget: int) -> None:
         self.flow = flow
-        self.branch = flow.init(theta)
+        self.branch = flow.init(theta) if hasattr(flow, "init") else None
         self.bound = DIVERGENCE_FACTOR * (1 + float(np.linalg.norm(theta)))
         self.budget = budget
         self.evaluations = 0
@@ -129,8 +147,8 @@ class _Path:
             raise _Stop(Status.DIVERGED, f"diverged at t = {t:.6g}: the field is not finite")
         return value
 
-    def accept(self, t: float, theta: Array) -> None:
-        """Called after each accepted step."""
+    def accept(self, t: float, theta: Array, length: float) -> None:
+        """Called after each accepted step; raises `AmbiguousBranch` to have it taken again."""
         norm = float(np.linalg.norm(theta))
         if not norm <= self.bound:
             raise _Stop(
@@ -138,32 +156,52 @@ class _Path:
                 f"diverged: the norm exceeds {self.bound:.3g} at t = {t:.6g}. The flow has left "
                 "what it models, or follows a diverging optimizer",
             )
-        self.branch = self.flow.advance(theta, self.branch)
+        if hasattr(self.flow, "advance"):
+            try:
+                self.branch = self.flow.advance(theta, self.branch)
+            except AmbiguousBranch as ambiguous:
+                if self.flow.lr is None or length > _SHORTEST_RETRY * self.flow.lr:
+                    raise
+                self.branch = ambiguous.best
         if self.flow.lr is not None and np.floor(t / self.flow.lr) > self.interval:
             self.interval = float(np.floor(t / self.flow.lr))
             self.interval_start = self.evaluations
 
 
 class _BranchDOP853(DOP853):
-    """DOP853 that reports accepted steps to its path and remembers the step size across restarts."""
+    """DOP853 that reports accepted steps to its path and keeps the step size across restarts."""
+
+    t: float
+    y: Array
+    f: Array
+    h_abs: float
+    status: str
 
     def __init__(
         self, fun: Any, t0: float, y0: Array, t_bound: float, *, path: _Path, **options: Any
-    ):
+    ) -> None:
         self.path = path
         if path.step_size is not None:
             options["first_step"] = min(path.step_size, t_bound - t0)
         super().__init__(fun, t0, y0, t_bound, **options)
 
     def step(self) -> str | None:
-        proposed = self.h_abs
-        message = super().step()
-        if self.status != "failed":
+        while True:
+            before = (self.t, self.y, self.f, self.h_abs)
+            message = super().step()
+            if self.status == "failed":
+                return message
+            length = self.t - before[0]
+            try:
+                self.path.accept(self.t, self.y, length)
+            except AmbiguousBranch:
+                self.t, self.y, self.f, _ = before
+                self.h_abs, self.status = length / 2, "running"
+                continue
             # A step cut short by the end of the segment says nothing about the size it could have.
             cut = self.status == "finished"
-            self.path.step_size = max(proposed, self.h_abs) if cut else self.h_abs
-            self.path.accept(self.t, self.y)
-        return message
+            self.path.step_size = max(before[3], self.h_abs) if cut else self.h_abs
+            return message
 
 
 def _integrate(
@@ -177,8 +215,15 @@ def _integrate(
 ) -> Trajectory:
     problem = flow.problem
     theta: Array = start.astype(complex) if flow.is_complex else start
-    path = _Path(flow, start, budget)
-    value = np.asarray(flow.field(start, path.branch))
+    status, message = Status.COMPLETED, ""
+    try:
+        path = _Path(flow, start, budget)
+        value = np.asarray(flow.field(start, path.branch))
+    except FloatingPointError as error:
+        raise ValueError(f"{type(flow).__name__}.field is not finite at theta0: {error}") from None
+    except LeftRange as left:
+        path, value = None, start
+        status, message = Status.LEFT_RANGE, f"the flow does not exist at theta0: {left}"
     if value.shape != start.shape:
         raise ValueError(
             f"{type(flow).__name__}.field must return shape {start.shape}, got {value.shape}"
@@ -186,13 +231,14 @@ def _integrate(
     if not np.isfinite(value).all():
         raise ValueError(f"{type(flow).__name__}.field is not finite at theta0")
 
-    status, message = Status.COMPLETED, ""
     kept: list[Array] = []
     t = 0.0
     bar = tqdm(total=len(times), disable=not progress, desc="integrate", unit="time")
     with bar, np.errstate(over="ignore", invalid="ignore"):
         for time in times:
             if time > t:
+                if path is None:
+                    break
                 try:
                     result = solve_ivp(
                         path, (t, time), theta, method=_BranchDOP853, path=path, **options
@@ -213,8 +259,9 @@ def _integrate(
                 recorder.put("imaginary_norm", np.linalg.norm(theta.imag))
             recorder.take(problem, theta.real)
             bar.update()
+    evaluations = 0 if path is None else path.evaluations
     if status is Status.COMPLETED:
-        message = f"completed: {path.evaluations} field evaluations to t = {t:.6g}"
+        message = f"completed: {evaluations} field evaluations to t = {t:.6g}"
     reached = times[: len(kept)]
     return Trajectory(
         t=reached.copy(),
@@ -227,7 +274,7 @@ def _integrate(
             "flow": type(flow).__name__,
             "problem": type(problem).__name__,
             "lr": flow.lr,
-            "evaluations": path.evaluations,
+            "evaluations": evaluations,
             "max_evaluations": budget,
             **options,
             "versions": versions(),

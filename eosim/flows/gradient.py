@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from eosim._checks import Array
+from eosim._checks import Array, Interval, interface, real_number
 from eosim.problems.base import Problem
 
 
@@ -27,11 +28,11 @@ class GradientFlow:
 
     is_complex = False
 
-    def init(self, theta: Array) -> None:
-        return None
-
-    def advance(self, theta: Array, branch: Any) -> None:
-        return None
+    def __post_init__(self) -> None:
+        interface("GradientFlow: problem", self.problem, ("dim", "gradient"))
+        if self.lr is not None:
+            lr = real_number("GradientFlow: lr", self.lr, Interval(0, math.inf))
+            object.__setattr__(self, "lr", lr)
 
     def field(self, theta: Array, branch: Any = None) -> Array:
         return -self.problem.gradient(theta)

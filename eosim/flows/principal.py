@@ -1,4 +1,4 @@
-r"""The principal flow: the part of the backward-error series that is a function of the Hessian.
+r"""Principal flows: the part of the backward-error series that is a function of the Hessian.
 
 .. math:: \dot\theta = \frac{\log(I - hH)}{hH}\, g
           = \sum_i \alpha(z_i)\,(u_i^\top g)\,u_i, \qquad \alpha(z) = \frac{\log(1-z)}{z},
@@ -18,24 +18,37 @@ the nearest branch: the branch is memory, updated after each accepted step.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import lapack, logm
-from scipy.optimize import linear_sum_assignment
 from scipy.special import log1p
 
-from eosim._checks import Array, Interval, real_number
+from eosim._checks import Array, Interval, choice, integer, interface, real_number
+from eosim.flows._spectral import (
+    Branch,
+    advanced,
+    apply_dense,
+    apply_lanczos,
+    started,
+)
 from eosim.flows.base import LeftRange
-from eosim.problems.base import Problem
+from eosim.problems.base import Problem, third_derivative
 
 # |1 - z| is kept at least this far from 0, where the logarithm is -36.8: the coordinate then falls
 # to 1e-16 of itself within one step (gradient descent: to exactly 0). Our choice: machine epsilon.
 _FLOOR = 1e-16
-# Our choice: an eigenvector matrix of worse reciprocal condition than this has lost too many
-# digits, and the matrix function is taken from the Schur form of scipy.linalg.logm instead.
-_WORST_CONDITION = 1e-9
+# Our choice: from here on the Lanczos form is several times cheaper than an eigendecomposition on
+# spectra of a bulk with outliers, and below it the dense form costs a few milliseconds.
+LANCZOS_FROM = 512
+# Our choice: bounds of the Lanczos form. Twenty steps suffice for network-like spectra; beyond 120
+# the dense form is cheaper at the sizes it can fall back to.
+_LANCZOS_TOLERANCE = 1e-10
+_LANCZOS_STEPS = 120
+_DENSE_LIMIT = 3000
+
+_METHODS = ("auto", "dense", "lanczos")
 
 
 def principal_coefficient(z: Any, logarithm: Any) -> Any:
@@ -43,12 +56,59 @@ def principal_coefficient(z: Any, logarithm: Any) -> Any:
     return logarithm / z
 
 
-@dataclass(frozen=True, eq=False)
-class Branch:
-    """Eigenvalues of H at the last accepted state, and the logarithm of 1 - h w each carries."""
+class _DescentLogarithm:
+    """log(1 - z): one sheet."""
 
-    eigenvalues: Array
-    logarithms: Array
+    def start(self, z: Array) -> Array:
+        """+i pi for real z > 1, real while every z <= 1."""
+        if not np.isrealobj(z):
+            return self.sheets(z)[0]
+        modulus = np.log1p(-np.minimum(z, 1 - _FLOOR))
+        if (z <= 1).all():
+            return modulus
+        return np.where(z > 1, np.log(np.maximum(z - 1, _FLOOR)) + 1j * np.pi, modulus)
+
+    def sheets(self, z: Array) -> Array:
+        singular = np.abs(1 - z) < _FLOOR
+        value = np.where(singular, np.log(_FLOOR), log1p(-np.where(singular, 0, z)))
+        return value[None, :]
+
+    def coefficient(self, z: Array, logarithms: Array) -> Array:
+        zero = z == 0
+        return np.where(zero, -1.0, principal_coefficient(np.where(zero, 1.0, z), logarithms))
+
+
+@dataclass(frozen=True)
+class _HeavyBallLogarithm:
+    """log rho for the two roots of rho^2 - (1 + b - z) rho + b = 0."""
+
+    momentum: float
+
+    def start(self, z: Array) -> Array:
+        """Real z: the root of larger modulus (it tends to 1 at z = 0), Im in [0, pi]."""
+        if np.isrealobj(z):
+            upper = self.sheets(z.astype(complex))
+            larger = np.where(upper[0].real >= upper[1].real, upper[0], upper[1])
+            logarithms = np.where(larger.imag < 0, larger.conj(), larger)
+            return logarithms.real if not logarithms.imag.any() else logarithms
+        return self.sheets(z)[0]
+
+    def sheets(self, z: Array) -> Array:
+        """log rho, as log1p(rho - 1), which keeps its digits at small z."""
+        b = self.momentum
+        root = np.sqrt((1 - b) ** 2 - 2 * (1 + b) * z + z**2 + 0j)
+        # rho - 1 = (root - (1 - b) - z) / 2 without cancellation; b / rho for the other root
+        plus = z / 2 * ((z - 2 * (1 + b)) / (root + 1 - b) - 1)
+        first = log1p(plus)
+        return np.stack([first, np.log(max(b, _FLOOR)) - first])
+
+    def coefficient(self, z: Array, logarithms: Array) -> Array:
+        zero = z == 0
+        limit = -1 / (1 - self.momentum)
+        return np.where(zero, limit, principal_coefficient(np.where(zero, 1.0, z), logarithms))
+
+
+_DESCENT = _DescentLogarithm()
 
 
 @dataclass(frozen=True)
@@ -63,11 +123,20 @@ class PrincipalFlow:
         field raises `LeftRange`.
     lr : float
         h, positive.
+    corrections : int
+        Non-principal terms to add, 0, 1 or 2: :math:`-\frac{h^2}{12} T[g,g]`, then
+        :math:`-\frac{h^3}{12}(H\,T[g,g] + T[g,Hg])`, with the third derivative T. They raise the order
+        of the one-step error from 3 to 4 and 5.
+    method : str
+        "dense" decomposes the Hessian. "lanczos" uses Hessian-vector products, at real states
+        only, to a relative error of 1e-10, and falls back to a decomposition (up to dim 3000) where
+        it does not converge: a spectrum that crosses :math:`h\lambda = 1` continuously. "auto" is
+        dense below dim 512.
 
     Raises
     ------
     TypeError, ValueError
-        If lr is no positive real number.
+        If a parameter is outside its domain.
 
     Examples
     --------
@@ -81,115 +150,163 @@ class PrincipalFlow:
 
     problem: Problem
     lr: float
+    corrections: int = 0
+    method: str = "auto"
 
-    is_complex = True
+    @property
+    def is_complex(self) -> bool:
+        """A problem that is not analytic is followed only where the flow is real."""
+        return self.problem.analytic
 
     def __post_init__(self) -> None:
-        domain = Interval(0, np.inf)
+        interface(
+            "PrincipalFlow: problem", self.problem, ("dim", "gradient", "hessian", "analytic")
+        )
+        domain = Interval(0, math.inf)
         object.__setattr__(self, "lr", real_number("PrincipalFlow: lr", self.lr, domain))
+        if integer("PrincipalFlow: corrections", self.corrections, minimum=0) > 2:
+            raise ValueError(
+                f"PrincipalFlow: corrections must be 0, 1 or 2, got {self.corrections}"
+            )
+        choice("PrincipalFlow: method", self.method, _METHODS)
+        if self.method == "auto":
+            method = "dense" if self.problem.dim < LANCZOS_FROM else "lanczos"
+            object.__setattr__(self, "method", method)
 
     def coefficient(self, z: Array) -> Array:
         """alpha(z) at real z = h lambda, on the branch that starts with +i pi for z > 1."""
         z = np.asarray(z, dtype=float)
-        return _coefficient(z, _real_logarithm(z))
+        return _DESCENT.coefficient(z, _DESCENT.start(z))
+
+    def init(self, theta: Array) -> Branch | None:
+        """The branch at the start: +i pi wherever h lambda > 1."""
+        if self.method == "lanczos":
+            return None
+        return started(self.problem.hessian(theta), self.lr, _DESCENT)
+
+    def advance(self, theta: Array, branch: Branch | None) -> Branch | None:
+        """The branch continued to theta."""
+        if branch is None:
+            return None
+        return advanced(branch, self.problem.hessian(theta), self.lr, _DESCENT)
+
+    def field(self, theta: Array, branch: Branch | None = None) -> Array:
+        """The vector field at theta, with logarithms continued from ``branch``; shape (dim,)."""
+        g = self.problem.gradient(theta)
+        if self.method == "lanczos":
+            field = self._lanczos(theta, g)
+        else:
+            hessian = self.problem.hessian(theta)  # complex symmetric off the real axis
+            branch = branch or started(hessian, self.lr, _DESCENT)
+            if not self.problem.analytic:
+                _refuse_beyond_one(self.problem, self.lr * np.linalg.eigvalsh(hessian.real)[-1])
+            field = apply_dense(hessian, g, self.lr, branch, _DESCENT)
+        if self.corrections >= 1:
+            Tgg = third_derivative(self.problem, theta, g, g)
+            field = field - self.lr**2 * Tgg / 12
+        if self.corrections >= 2:
+            TgHg = third_derivative(self.problem, theta, g, self.problem.hvp(theta, g))
+            field = field - self.lr**3 * (self.problem.hvp(theta, Tgg) + TgHg) / 12
+        return field
+
+    def _lanczos(self, theta: Array, g: Array) -> Array:
+        if np.iscomplexobj(theta):
+            if theta.imag.any():
+                raise LeftRange(
+                    "the state left the real axis (an eigenvalue passed h * lambda = 1), where the "
+                    'Lanczos form does not exist; use method="dense", or restart from real iterates'
+                )
+            theta, g = theta.real, g.real
+        field, error, ritz = apply_lanczos(
+            lambda v: self.problem.hvp(theta, v),
+            g,
+            self.lr,
+            _DESCENT,
+            _LANCZOS_TOLERANCE,
+            _LANCZOS_STEPS,
+        )
+        if not self.problem.analytic and len(ritz):
+            _refuse_beyond_one(self.problem, ritz[-1])
+        if error <= _LANCZOS_TOLERANCE:
+            return field
+        if self.problem.dim > _DENSE_LIMIT:
+            raise LeftRange(
+                f"after {_LANCZOS_STEPS} Lanczos steps the field is known to {error:.1g} only: the "
+                "spectrum of h * H comes close to 1 or crosses it continuously "
+                f"(it spans {ritz[0]:.3g} to {ritz[-1]:.3g}), and dim = {self.problem.dim} is too large to "
+                "decompose the Hessian"
+            )
+        hessian = self.problem.hessian(theta)
+        return apply_dense(hessian, g, self.lr, started(hessian, self.lr, _DESCENT), _DESCENT)
+
+
+@dataclass(frozen=True)
+class HeavyBallPrincipalFlow:
+    r"""The principal flow of heavy ball, :math:`v \leftarrow \beta v + g,\ \theta \leftarrow \theta - hv`.
+
+    .. math:: \dot\theta = \frac{\log\rho(hH)}{hH}\, g, \qquad
+              \rho^2 - (1 + \beta - z)\rho + \beta = 0, \quad \rho \to 1 \text{ as } z \to 0
+
+    On a quadratic it equals heavy ball started on its slow manifold, exactly, and any heavy ball run
+    after burn-in. The roots are complex for :math:`(1-\sqrt\beta)^2 < z < (1+\sqrt\beta)^2`; the
+    flow diverges for :math:`z > 2(1+\beta)`. Derived here; a principal flow for heavy ball also
+    appears in Cattaneo & Shigida 2025, arXiv 2509.08483.
+
+    Parameters
+    ----------
+    problem : Problem
+        Analytic.
+    lr : float
+        h, positive.
+    momentum : float
+        beta in [0, 1).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is outside its domain.
+    """
+
+    problem: Problem
+    lr: float
+    momentum: float = 0.9
+
+    is_complex = True
+
+    def __post_init__(self) -> None:
+        name = "HeavyBallPrincipalFlow"
+        interface(f"{name}: problem", self.problem, ("dim", "gradient", "hessian"))
+        lr = real_number(f"{name}: lr", self.lr, Interval(0, math.inf))
+        momentum = real_number(
+            f"{name}: momentum", self.momentum, Interval(0, 1, lower_closed=True)
+        )
+        object.__setattr__(self, "lr", lr)
+        object.__setattr__(self, "momentum", momentum)
+
+    @property
+    def _logarithm(self) -> _HeavyBallLogarithm:
+        return _HeavyBallLogarithm(self.momentum)
+
+    def coefficient(self, z: Array) -> Array:
+        """log(rho(z)) / z at real z, with -1/(1 - beta) at 0."""
+        z = np.asarray(z, dtype=float)
+        return self._logarithm.coefficient(z, self._logarithm.start(z))
 
     def init(self, theta: Array) -> Branch:
-        """The branch at the start: +i pi wherever h lambda > 1."""
-        eigenvalues, _ = _decompose(self.problem.hessian(theta))
-        return Branch(eigenvalues, _logarithm(self.lr * eigenvalues))
+        return started(self.problem.hessian(theta), self.lr, self._logarithm)
 
     def advance(self, theta: Array, branch: Branch) -> Branch:
-        """The branch continued to theta."""
-        eigenvalues, _ = _decompose(self.problem.hessian(theta))
-        return Branch(eigenvalues, _continued(branch, eigenvalues, self.lr))
+        return advanced(branch, self.problem.hessian(theta), self.lr, self._logarithm)
 
-    def field(self, theta: Array, branch: Branch) -> Array:
-        """The vector field at theta, with logarithms continued from ``branch``; shape (dim,)."""
-        hessian = self.problem.hessian(theta)  # (dim, dim), complex symmetric off the real axis
-        gradient = self.problem.gradient(theta)  # (dim,)
-        eigenvalues, vectors = _decompose(hessian)
-        z = self.lr * eigenvalues
-        if not self.problem.analytic and z.real.max() >= 1:
-            raise LeftRange(
-                f"h * lambda reached {z.real.max():.4g}, but {type(self.problem).__name__} is not "
-                "analytic: the principal flow turns complex at h * lambda = 1. Lower lr, or compare "
-                "with a real flow"
-            )
-        logarithms = _continued(branch, eigenvalues, self.lr)
-        alpha = _coefficient(z, logarithms)
-        if np.isrealobj(vectors):  # orthonormal
-            return vectors @ (alpha * (vectors.T @ gradient))
-        # LAPACK normalises columns as Hermitian vectors; a complex-symmetric H needs the inverse of
-        # the whole matrix, not its transpose.
-        factors, pivots, info = lapack.zgetrf(vectors)
-        condition, _ = lapack.zgecon(factors, np.abs(vectors).sum(axis=0).max())
-        if info == 0 and condition > _WORST_CONDITION:
-            weights, _ = lapack.zgetrs(factors, pivots, gradient)
-            return vectors @ (alpha * weights)
-        return self._nearly_defective(hessian, gradient, z, logarithms)
-
-    def _nearly_defective(
-        self, hessian: Array, gradient: Array, z: Array, logarithms: Array
-    ) -> Any:
-        """The field without eigenvectors; only the principal branch exists in this form."""
-        if np.abs(logarithms - log1p(-z)).max() > 1e-6:
-            raise LeftRange(
-                "the Hessian is defective (eigenvectors coincide) while a logarithm is off its "
-                "principal branch: the principal flow is not defined by continuity here"
-            )
-        # log(I - M) of M = [[hH, g], [0, 0]] holds log(I - hH) (hH)^{-1} g in its corner: a matrix
-        # function of a block triangular matrix, finite also where H is singular.
-        dim = len(gradient)
-        block = np.zeros((dim + 1, dim + 1), dtype=complex)
-        block[:dim, :dim], block[:dim, dim] = self.lr * hessian, gradient
-        return np.asarray(logm(np.eye(dim + 1) - block))[:dim, dim]
+    def field(self, theta: Array, branch: Branch | None = None) -> Array:
+        hessian, g = self.problem.hessian(theta), self.problem.gradient(theta)
+        branch = branch or started(hessian, self.lr, self._logarithm)
+        return apply_dense(hessian, g, self.lr, branch, self._logarithm)
 
 
-def _decompose(hessian: Array) -> tuple[Array, Array]:
-    """Eigenvalues and vectors: real and orthonormal where the Hessian is real.
-
-    The field is a matrix function, so signs and rotations within degenerate eigenspaces drop out.
-    """
-    if not np.isfinite(hessian).all():  # eigen-solvers may return finite numbers for NaN
-        raise FloatingPointError("the Hessian is not finite")
-    if np.isrealobj(hessian) or not hessian.imag.any():
-        return np.linalg.eigh(hessian.real)
-    return np.linalg.eig(hessian)
-
-
-def _real_logarithm(z: Array) -> Array:
-    """log(1 - z) at real z: real while z <= 1 everywhere, else with +i pi where z > 1."""
-    modulus = np.log1p(-np.minimum(z, 1 - _FLOOR))
-    if (z <= 1).all():
-        return modulus
-    beyond = np.log(np.maximum(z - 1, _FLOOR)) + 1j * np.pi
-    return np.where(z > 1, beyond, modulus)
-
-
-def _logarithm(z: Array) -> Array:
-    """log(1 - z) before any continuation; +i pi for real z > 1."""
-    if np.isrealobj(z):
-        return _real_logarithm(z)
-    distance = np.abs(1 - z)
-    safe = np.where(distance < _FLOOR, 0, z)
-    return np.where(distance < _FLOOR, np.log(_FLOOR), log1p(-safe))
-
-
-def _continued(branch: Branch, eigenvalues: Array, lr: float) -> Array:
-    """The logarithms nearest to those of ``branch``, matched eigenvalue to eigenvalue."""
-    logarithms = _logarithm(lr * eigenvalues)
-    if np.isrealobj(logarithms) and np.isrealobj(branch.logarithms):
-        return logarithms
-    rows, columns = linear_sum_assignment(np.abs(branch.eigenvalues[:, None] - eigenvalues))
-    carried = np.empty(len(eigenvalues))
-    carried[columns] = branch.logarithms.imag[rows]
-    # Crossing z = 1 on the real axis changes the imaginary part by exactly pi: both signs are
-    # admissible (conjugate solutions), and rounding half to even keeps +i pi.
-    turns = np.round((carried - logarithms.imag) / (2 * np.pi))
-    return logarithms + 2j * np.pi * turns if turns.any() else logarithms
-
-
-def _coefficient(z: Array, logarithms: Array) -> Array:
-    """alpha(z), with its limit -1 at z = 0 (on the branch that is real there)."""
-    zero = z == 0
-    return np.where(zero, -1.0, principal_coefficient(np.where(zero, 1.0, z), logarithms))
+def _refuse_beyond_one(problem: Problem, z: float) -> None:
+    if z >= 1:
+        raise LeftRange(
+            f"h * lambda reached {z:.4g}, but {type(problem).__name__} is not analytic: the principal "
+            "flow turns complex at h * lambda = 1. Lower lr, or compare with a real flow"
+        )

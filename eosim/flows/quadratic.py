@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from eosim._checks import Array, float_array, state_vector
+from eosim._checks import Array, float_array, interface, state_vector
 from eosim.flows.base import Flow
 from eosim.problems.toys import Quadratic
 
@@ -36,6 +36,7 @@ def closed_form(flow: Flow, theta0: Any, times: Any) -> Array:
     TypeError
         If the problem is not a `Quadratic`.
     """
+    interface("flow", flow, ("problem", "field", "coefficient"))
     problem = flow.problem
     if not isinstance(problem, Quadratic):
         raise TypeError(

@@ -29,15 +29,22 @@ def dense(matrix: Any) -> Array:
     return matrix
 
 
+def read_only(matrix: Array) -> Array:
+    """A cached matrix as it may leave the problem: a caller cannot change the cache through it."""
+    matrix.flags.writeable = False
+    return matrix
+
+
 def checked_matrix(name: str, matrix: Any) -> Any:
     """Dense or sparse: a float64 copy with finite entries. An operator: itself."""
+    dtype = getattr(matrix, "dtype", None)
+    if dtype is not None and np.issubdtype(dtype, np.complexfloating):
+        raise TypeError(f"{name} must be real, got entries of dtype {dtype}")
     if scipy.sparse.issparse(matrix):
         copied = scipy.sparse.csr_array(matrix, dtype=np.float64, copy=True)
         float_array(f"{name} (its stored entries)", copied.data)
         return copied
     if isinstance(matrix, LinearOperator):
-        if np.issubdtype(matrix.dtype, np.complexfloating):
-            raise TypeError(f"{name} must be real, got an operator of dtype {matrix.dtype}")
         return matrix
     return float_array(name, matrix, shape=(None, None))
 

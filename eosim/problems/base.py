@@ -73,6 +73,36 @@ class LeastSquares(FiniteSum, Protocol):
         """de/dtheta, of shape (batch, n_outputs, dim)."""
 
 
+def third_derivative(problem: Problem, theta: Array, a: Array, b: Array) -> Array:
+    r"""T[a,b] with :math:`T[a,b]_i = \sum_{jk} \partial_{ijk} L\, a_j b_k`, of shape (dim,).
+
+    Exact where the problem has a method ``third_derivative(theta, a, b)``. Otherwise the derivative
+    of ``hvp(theta, b)`` along a, by `directional_derivative`.
+    """
+    if hasattr(problem, "third_derivative"):
+        return problem.third_derivative(theta, a, b)
+    analytic = problem.analytic and not np.iscomplexobj(b)
+    return directional_derivative(lambda point: problem.hvp(point, b), theta, a, analytic)
+
+
+def directional_derivative(
+    function: Callable[[Array], Array], theta: Array, direction: Array, analytic: bool
+) -> Array:
+    """d/ds function(theta + s direction) at s = 0.
+
+    By complex step at real points of functions that are analytic and real there (exact to rounding),
+    by central differences elsewhere (relative error about 1e-9).
+    """
+    length = float(np.linalg.norm(direction))
+    if length == 0:
+        return 0 * function(theta)
+    if analytic and not np.iscomplexobj(theta) and not np.iscomplexobj(direction):
+        shifted = function(theta + 1j * _COMPLEX_STEP / length * direction)
+        return shifted.imag * (length / _COMPLEX_STEP)
+    step = _CENTRAL_STEP * (1 + float(np.linalg.norm(theta))) / length
+    return (function(theta + step * direction) - function(theta - step * direction)) / (2 * step)
+
+
 def from_functions(
     loss: Callable[[Array], Any],
     gradient: Callable[[Array], Any],
@@ -151,15 +181,7 @@ class FunctionProblem:
             return np.asarray(self.hvp_function(theta, v))
         if self.hessian_function is not None:
             return self.hessian(theta) @ v
-        length = np.linalg.norm(v)
-        if length == 0:
-            return 0 * v
-        if self.analytic and not np.iscomplexobj(theta) and not np.iscomplexobj(v):
-            shifted = self.gradient(theta + 1j * _COMPLEX_STEP / length * v)
-            return shifted.imag * (length / _COMPLEX_STEP)
-        step = _CENTRAL_STEP * (1 + np.linalg.norm(theta)) / length
-        difference = self.gradient(theta + step * v) - self.gradient(theta - step * v)
-        return difference / (2 * step)
+        return directional_derivative(self.gradient, theta, v, self.analytic)
 
     def hessian(self, theta: Array) -> Array:
         if self.hessian_function is not None:
@@ -170,14 +192,18 @@ class FunctionProblem:
 
 
 def _check(problem: FunctionProblem, theta: Array) -> None:
-    direction = np.random.default_rng(1).standard_normal(problem.dim)
+    """The checks of `from_functions`, the most telling message first."""
+    dim, before = problem.dim, theta.copy()
+    direction, other = np.random.default_rng(1).standard_normal((2, dim))
     direction /= np.linalg.norm(direction)
-    before = theta.copy()
 
-    def twice(name: str, function: Callable[[], Any], shape: tuple[int, ...]) -> Array:
+    def checked(name: str, function: Callable[[], Any], shape: tuple[int, ...]) -> Array:
+        """What a user's function returns, called twice."""
         first, second = np.asarray(function()), np.asarray(function())
         if not np.array_equal(theta, before):
             raise ValueError(f"{name} changes its argument in place; work on a copy")
+        if first.dtype.kind not in "iuf":
+            raise TypeError(f"{name} must return real numbers, got {first[()]!r}")
         if first.shape != shape:
             raise ValueError(f"{name} must return shape {shape}, got {first.shape}")
         if not np.isfinite(first).all():
@@ -186,36 +212,32 @@ def _check(problem: FunctionProblem, theta: Array) -> None:
             raise ValueError(f"{name} returns different values for the same argument")
         return first
 
-    dim = problem.dim
-    twice("loss", lambda: problem.loss(theta), ())
-    gradient = twice("gradient", lambda: problem.gradient(theta), (dim,))
-    product = twice("hvp", lambda: problem.hvp(theta, direction), (dim,))
-    step = _CENTRAL_STEP * (1 + np.linalg.norm(theta))
-    slope = (problem.loss(theta + step * direction) - problem.loss(theta - step * direction)) / (
-        2 * step
-    )
+    checked("loss", lambda: problem.loss_function(theta), ())
+    gradient = checked("gradient", lambda: problem.gradient_function(theta), (dim,))
+    if problem.hessian_function is not None:
+        hessian_function = problem.hessian_function
+        matrix = checked("hessian", lambda: hessian_function(theta), (dim, dim))
+        if np.abs(matrix - matrix.T).max() > 1e-8 * np.abs(matrix).max():
+            raise ValueError("hessian must return a symmetric matrix")
+    product = checked("hvp", lambda: problem.hvp(theta, direction), (dim,))
+
     # Our choice of tolerances: a wrong sign, factor or term is far above them, and rounding and
     # truncation of the differences far below.
+    step = _CENTRAL_STEP * (1 + np.linalg.norm(theta))
+    ahead, behind = theta + step * direction, theta - step * direction
+    slope = (problem.loss(ahead) - problem.loss(behind)) / (2 * step)
     scale = np.linalg.norm(gradient) + abs(problem.loss(theta)) + 1e-12
     if abs(gradient @ direction - slope) > 1e-4 * scale:
         raise ValueError(
             "gradient is not the derivative of loss: along a test direction it gives "
             f"{gradient @ direction:.6g}, differences of the loss give {slope:.6g}"
         )
-    difference = problem.gradient(theta + step * direction) - problem.gradient(
-        theta - step * direction
-    )
-    change = difference / (2 * step)
+    change = (problem.gradient(ahead) - problem.gradient(behind)) / (2 * step)
     if np.linalg.norm(product - change) > 1e-4 * (np.linalg.norm(change) + scale):
         raise ValueError(
             "hvp (or hessian) is not the derivative of gradient: the norms of the product and of "
             f"the difference are {np.linalg.norm(product):.6g} and {np.linalg.norm(change):.6g}"
         )
-    other = np.random.default_rng(2).standard_normal(dim)
     left, right = other @ product, direction @ problem.hvp(theta, other)
     if abs(left - right) > 1e-6 * (abs(left) + np.linalg.norm(other) * np.linalg.norm(product)):
         raise ValueError(f"the Hessian is not symmetric: u.Hv = {left:.8g} but v.Hu = {right:.8g}")
-    if problem.hessian_function is not None:
-        matrix = twice("hessian", lambda: problem.hessian(theta), (dim, dim))
-        if np.abs(matrix - matrix.T).max() > 1e-8 * np.abs(matrix).max():
-            raise ValueError("hessian must return a symmetric matrix")

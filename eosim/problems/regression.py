@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from eosim._checks import Array, float_array
-from eosim.problems._operators import LinearOperator, checked_matrix, dense, product
+from eosim.problems._operators import LinearOperator, checked_matrix, dense, product, read_only
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,11 @@ class LinearRegression:
 
     def __post_init__(self) -> None:
         inputs = checked_matrix("inputs", self.inputs)
+        if isinstance(inputs, LinearOperator):
+            try:
+                inputs.rmatvec(np.zeros(inputs.shape[0]))
+            except NotImplementedError:
+                raise TypeError("inputs: the LinearOperator needs rmatvec, for gradients") from None
         if 0 in inputs.shape:
             raise ValueError(f"inputs must have samples and features, got shape {inputs.shape}")
         targets = float_array("targets", self.targets)
@@ -101,9 +106,12 @@ class LinearRegression:
             return self._full_hessian
         return self._hessian_of(dense(self._rows(batch)[0]))
 
+    def third_derivative(self, theta: Array, a: Array, b: Array) -> Array:
+        return 0 * theta
+
     @cached_property
     def _full_hessian(self) -> Array:
-        return self._hessian_of(dense(self.inputs))
+        return read_only(self._hessian_of(dense(self.inputs)))
 
     def _hessian_of(self, rows: Array) -> Array:
         return np.kron(rows.T @ rows / len(rows), np.eye(self.n_outputs))

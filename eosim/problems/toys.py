@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from eosim._checks import Array, float_array, integer, real_number
-from eosim.problems._operators import checked_symmetric, dense, product
+from eosim.problems._operators import checked_symmetric, dense, product, read_only
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +63,12 @@ class Quadratic:
     def hessian(self, theta: Array) -> Array:
         return self._dense
 
+    def third_derivative(self, theta: Array, a: Array, b: Array) -> Array:
+        return 0 * theta
+
     @cached_property
     def _dense(self) -> Array:
-        return dense(self.matrix)
+        return read_only(dense(self.matrix))
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,12 @@ class Rosenbrock:
         s = self.steepness
         return np.array([[2 - 4 * s * (y - 3 * x**2), -4 * s * x], [-4 * s * x, 2 * s + 0 * x]])
 
+    def third_derivative(self, theta: Array, a: Array, b: Array) -> Array:
+        x, s = theta[0], self.steepness
+        return np.array(
+            [24 * s * x * a[0] * b[0] - 4 * s * (a[0] * b[1] + a[1] * b[0]), -4 * s * a[0] * b[0]]
+        )
+
 
 @dataclass(frozen=True)
 class Cosine:
@@ -120,6 +129,9 @@ class Cosine:
 
     def hessian(self, theta: Array) -> Array:
         return np.diag(np.cos(theta))
+
+    def third_derivative(self, theta: Array, a: Array, b: Array) -> Array:
+        return -np.sin(theta) * a * b
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,8 +199,12 @@ class Polynomial:
     def hessian(self, theta: Array) -> Array:
         return self.derivative(theta, 2)
 
+    def third_derivative(self, theta: Array, a: Array, b: Array) -> Array:
+        return self.derivative(theta, 3) @ b @ a
+
     def derivative(self, theta: Array, order: int) -> Array:
         """The symmetric tensor of all partial derivatives of one order, of shape (dim,) * order."""
+        theta = np.asarray(theta, dtype=np.result_type(theta, float))
         powers = np.vander(theta, self._degree + 1, increasing=True)  # (dim, degree+1); 0**0 is 1
         tensor = np.zeros((self.dim,) * order, dtype=powers.dtype)
         for axes, coefficients, exponents in self._partials(order):

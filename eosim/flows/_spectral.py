@@ -1,0 +1,202 @@
+"""Matrix functions of the Hessian with logarithms that are continued along the path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy.linalg import eigh_tridiagonal, lapack, logm
+from scipy.optimize import linear_sum_assignment
+
+from eosim._checks import Array
+from eosim.flows.base import AmbiguousBranch, LeftRange
+
+# Our choice: an eigenvector matrix of worse reciprocal condition than this has lost too many
+# digits, and the matrix function is taken without eigenvectors instead.
+_WORST_CONDITION = 1e-9
+# Our choice: a matched eigenvalue must have moved less than half as far as to any other eigenvalue
+# that carries another logarithm, or the matching is not trusted.
+_CLEAR_MATCH = 0.5
+
+
+class Logarithm(Protocol):
+    """The multivalued function log(1 - z) of a method, with its sheets."""
+
+    def start(self, z: Array) -> Array:
+        """The value with which a path starts."""
+
+    def sheets(self, z: Array) -> Array:
+        """Values from which every other differs by a multiple of 2 pi i, shape (n_sheets, n)."""
+
+    def coefficient(self, z: Array, logarithms: Array) -> Array:
+        """logarithm / z, with its limit at z = 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """Eigenvalues of H at the last accepted state, and the logarithm each of them carries."""
+
+    eigenvalues: Array
+    logarithms: Array
+
+
+def decompose(hessian: Array) -> tuple[Array, Array]:
+    """Eigenvalues and vectors: real and orthonormal where the Hessian is real.
+
+    A matrix function does not depend on signs or on rotations within degenerate eigenspaces.
+    """
+    if not np.isfinite(hessian).all():  # eigen-solvers may return finite numbers for NaN
+        raise FloatingPointError("the Hessian is not finite")
+    if np.isrealobj(hessian) or not hessian.imag.any():
+        return np.linalg.eigh(hessian.real)
+    return np.linalg.eig(hessian)
+
+
+def started(hessian: Array, lr: float, logarithm: Logarithm) -> Branch:
+    """The branch of a path that starts here."""
+    eigenvalues, _ = decompose(hessian)
+    return Branch(eigenvalues, logarithm.start(lr * eigenvalues))
+
+
+def continued(branch: Branch, eigenvalues: Array, lr: float, logarithm: Logarithm) -> Array:
+    """The logarithms nearest to those of ``branch``, matched eigenvalue to eigenvalue."""
+    logarithms, _ = _matched(branch, eigenvalues, lr, logarithm)
+    return logarithms
+
+
+def advanced(branch: Branch, hessian: Array, lr: float, logarithm: Logarithm) -> Branch:
+    """The branch at the next accepted state; raises `AmbiguousBranch` if it came from too far."""
+    eigenvalues, _ = decompose(hessian)
+    logarithms, clear = _matched(branch, eigenvalues, lr, logarithm)
+    branch = Branch(eigenvalues, logarithms)
+    if not clear:
+        raise AmbiguousBranch(branch)
+    return branch
+
+
+def _matched(
+    branch: Branch, eigenvalues: Array, lr: float, logarithm: Logarithm
+) -> tuple[Array, bool]:
+    z = lr * eigenvalues
+    start = logarithm.start(z)
+    if np.isrealobj(start) and np.isrealobj(branch.logarithms):
+        return start, True
+    distance = np.abs(branch.eigenvalues[:, None] - eigenvalues)  # (old, new)
+    rows, columns = linear_sum_assignment(distance)
+    carried = np.empty(len(z), dtype=complex)
+    carried[columns] = branch.logarithms[rows]
+    if np.isrealobj(z):
+        # On the real axis a crossing of a singularity changes the imaginary part by exactly pi:
+        # both signs are admissible (conjugate solutions), and the convention of the start decides.
+        sheets = np.atleast_2d(start)
+    else:
+        sheets = logarithm.sheets(z)
+    turns = np.round((carried.imag - sheets.imag) / (2 * np.pi))
+    shifted = sheets + 2j * np.pi * turns if turns.any() else sheets
+    nearest = np.abs(shifted - carried).argmin(axis=0)
+    logarithms = shifted[nearest, np.arange(len(z))]
+    # Ambiguity matters only between eigenvalues on different turns.
+    turn = np.empty(len(z))
+    turn[rows] = turns[nearest[columns], columns]
+    moved = distance[rows, columns]
+    other = np.where(turn[rows][:, None] != turn[rows][None, :], distance[rows][:, columns], np.inf)
+    clear = bool((moved <= _CLEAR_MATCH * other.min(axis=1)).all())
+    return logarithms, clear
+
+
+def apply_dense(
+    hessian: Array, vector: Array, lr: float, branch: Branch, logarithm: Logarithm
+) -> Array:
+    """alpha(hH) vector from all eigenvalues, on the branch continued from ``branch``."""
+    eigenvalues, vectors = decompose(hessian)
+    z = lr * eigenvalues
+    logarithms = continued(branch, eigenvalues, lr, logarithm)
+    alpha = logarithm.coefficient(z, logarithms)
+    if np.isrealobj(vectors):  # orthonormal
+        return vectors @ (alpha * (vectors.T @ vector))
+    # LAPACK normalises columns as Hermitian vectors; a complex-symmetric H needs the inverse of
+    # the whole matrix, not its transpose.
+    factors, pivots, info = lapack.zgetrf(vectors)
+    condition, _ = lapack.zgecon(factors, np.abs(vectors).sum(axis=0).max())
+    if info == 0 and condition > _WORST_CONDITION:
+        weights, _ = lapack.zgetrs(factors, pivots, vector)
+        return vectors @ (alpha * weights)
+    return apply_without_eigenvectors(hessian, vector, lr, z, logarithms)
+
+
+def apply_without_eigenvectors(
+    hessian: Array, vector: Array, lr: float, z: Array, logarithms: Array
+) -> Array:
+    """log(I - hH) (hH)^{-1} vector by Schur form, on the principal branch only.
+
+    log(I - M) of M = [[hH, v], [0, 0]] holds it in its corner: finite also where H is singular or
+    its eigenvectors coincide.
+    """
+    if np.abs(logarithms - np.log(np.asarray(1 - z, dtype=complex))).max() > 1e-6:
+        raise LeftRange(
+            "the Hessian is defective (eigenvectors coincide) while a logarithm is off its principal "
+            "branch: the flow is not defined by continuity here"
+        )
+    dim = len(vector)
+    block = np.zeros((dim + 1, dim + 1), dtype=complex)
+    block[:dim, :dim], block[:dim, dim] = lr * hessian, vector
+    return np.asarray(logm(np.eye(dim + 1) - block))[:dim, dim]
+
+
+def apply_lanczos(
+    product: Callable[[Array], Array],
+    vector: Array,
+    lr: float,
+    logarithm: Logarithm,
+    tolerance: float,
+    max_steps: int,
+) -> tuple[Array, float, Array]:
+    r"""alpha(hH) vector from Hessian-vector products, at a real state.
+
+    With the Lanczos basis Q and tridiagonal T of the Krylov space of the vector,
+    :math:`y = |v|\, Q\, \alpha(hT)\, e_1`. The basis is orthogonalised twice at every step: single
+    orthogonalisation loses digits on spectra with outliers. The error is estimated by the change
+    over the last three steps.
+
+    Returns
+    -------
+    y : (dim,) array
+    error : float
+        Estimated error relative to |y|.
+    ritz : array
+        Ritz values of hH.
+    """
+    length = float(np.linalg.norm(vector))
+    if length == 0:
+        return 0 * vector, 0.0, np.zeros(0)
+    max_steps = min(max_steps, len(vector))
+    basis = np.empty((max_steps, len(vector)))  # rows: orthonormal
+    basis[0] = vector / length
+    diagonal, off_diagonal = np.zeros(max_steps), np.zeros(max_steps)
+    earlier: list[Array] = []  # coefficients in the basis after each step
+    error, ritz = np.inf, np.zeros(0)
+    for m in range(1, max_steps + 1):
+        image = lr * product(basis[m - 1])
+        diagonal[m - 1] = image @ basis[m - 1]
+        for _ in range(2):
+            image = image - basis[:m].T @ (basis[:m] @ image)
+        off_diagonal[m - 1] = np.linalg.norm(image)
+        ritz, modes = eigh_tridiagonal(diagonal[:m], off_diagonal[: m - 1])
+        alpha = logarithm.coefficient(ritz, logarithm.start(ritz))
+        coefficients = modes @ (alpha * modes[0])
+        if m > 3:
+            change = coefficients.copy()
+            change[: m - 3] -= earlier[-3]
+            error = float(np.linalg.norm(change) / np.linalg.norm(coefficients))
+        earlier.append(coefficients)
+        # a vanishing new direction means that the space is invariant: the answer is exact
+        if off_diagonal[m - 1] <= 1e-14 * np.abs(ritz).max():
+            error = 0.0
+        if error <= tolerance or m == max_steps:
+            break
+        basis[m] = image / off_diagonal[m - 1]
+    if len(ritz) == len(vector):
+        error = 0.0
+    return length * (coefficients @ basis[: len(coefficients)]), error, ritz
