@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from eosim._checks import Array, choice, integer, interface, real_number, state_vector
 from eosim._recording import Recorder, versions
-from eosim.optimizers import Rule, check_rule, needs_local
+from eosim.optimizers import LocalRule, Rule, check_rule, needs_local
 from eosim.problems.base import Problem
 from eosim.sampling import SCHEMES, BatchStream, seed_sequence, stream_key
 from eosim.trajectory import RunState, Status, Trajectory
@@ -24,7 +24,7 @@ DIVERGENCE_FACTOR = 1e30
 
 def run(
     problem: Problem,
-    rule: Rule,
+    rule: Rule | LocalRule,
     theta0: Any,
     n_steps: int,
     *,
@@ -44,7 +44,7 @@ def run(
     ----------
     problem : Problem
         What is minimised; a `FiniteSum` if ``batch_size`` is given.
-    rule : Rule
+    rule : Rule or LocalRule
         One of `eosim.optimizers`, or any object with ``init`` and a pure ``step``.
     theta0 : (dim,) array-like
         Starting point; copied. None if ``state`` is given.
@@ -118,6 +118,7 @@ def run(
     same_clock = constant_lr is not None and state.t == first * constant_lr
     t_origin, step_origin = (0.0, 0) if same_clock else (state.t, first)
     local_wanted = needs_local(rule)
+    step_function: Callable[..., Any] = rule.step
     times, steps, thetas = [], [], []
 
     def keep(step: int, batch: Array | None) -> bool:
@@ -142,7 +143,7 @@ def run(
             arguments: list[Any] = [theta, rule_state, gradient]
             if local_wanted:
                 arguments.append(_Local(problem, theta, batch, stream))
-            updated = rule.step(*arguments)
+            updated = step_function(*arguments)
             if step == first:
                 _check_step(rule, theta, updated)
             new_theta, new_rule_state = updated
@@ -151,7 +152,7 @@ def run(
                 break
             theta, rule_state, step = new_theta, new_rule_state, step + 1
             if constant_lr is None:
-                t += float(rule.step_size(rule_state))  # type: ignore[attr-defined]
+                t += float(rule.step_size(rule_state))  # type: ignore[union-attr]
             else:
                 t = t_origin + (step - step_origin) * constant_lr
             bar.update()
@@ -187,7 +188,12 @@ def run(
 
 
 def _start(
-    problem: Problem, rule: Rule, theta0: Any, state: RunState | None, seed: Any, random: bool
+    problem: Problem,
+    rule: Rule | LocalRule,
+    theta0: Any,
+    state: RunState | None,
+    seed: Any,
+    random: bool,
 ) -> tuple[RunState, dict[str, Any] | None]:
     """The state to start from, and the seed as plain data (None if it is not needed or resumed)."""
     if state is not None and not isinstance(state, RunState):
@@ -231,7 +237,7 @@ def _start(
     return state, words
 
 
-def _fits(rule: Rule, state: RunState) -> bool:
+def _fits(rule: Rule | LocalRule, state: RunState) -> bool:
     fresh = rule.init(state.theta)
     return len(fresh) == len(state.rule_state) and all(
         np.shape(a) == np.shape(b) for a, b in zip(fresh, state.rule_state, strict=True)
@@ -292,7 +298,7 @@ class _Local:
         return _on_batch(self.problem.hvp, (self.theta, v), self.batch, self.stream)
 
 
-def _check_step(rule: Rule, theta: Array, updated: Any) -> None:
+def _check_step(rule: Rule | LocalRule, theta: Array, updated: Any) -> None:
     name = type(rule).__name__
     if not isinstance(updated, tuple) or len(updated) != 2:
         raise TypeError(f"{name}.step must return (theta, state), got {type(updated).__name__}")

@@ -33,6 +33,19 @@ class Rule(Protocol):
     ) -> tuple[Any, tuple[Any, ...]]: ...
 
 
+class LocalRule(Protocol):
+    """A rule that asks for more than the gradient: ``local`` holds derivatives on this step's batch.
+
+    ``local.theta``, ``local.gradient(theta)`` and ``local.hvp(v)`` (at local.theta).
+    """
+
+    def init(self, theta: Any) -> tuple[Any, ...]: ...
+
+    def step(
+        self, theta: Any, state: tuple[Any, ...], gradient: Any, local: Any
+    ) -> tuple[Any, tuple[Any, ...]]: ...
+
+
 @dataclass(frozen=True)
 class GradientDescent:
     r"""Gradient descent: :math:`\theta \leftarrow \theta - \eta g`.
@@ -309,10 +322,7 @@ def check_rule(rule: Any) -> None:
 
 
 def needs_local(rule: Any) -> bool:
-    """Whether the rule's step takes a fourth argument: ``local``, derivatives on this step's batch.
-
-    It has ``local.theta``, ``local.gradient(theta)`` and ``local.hvp(v)`` (at theta).
-    """
+    """Whether a rule is a `LocalRule`: its step has a parameter named ``local``."""
     return "local" in inspect.signature(rule.step).parameters
 
 

@@ -5,12 +5,24 @@ One file derives one subject and ends in its claims; ``python -m theory`` runs t
 
 from collections.abc import Callable
 
-from theory import flows, linear_stability
+from theory import (
+    linear_stability,
+    modified_flows,
+    principal_flow,
+    step_sizes,
+    stochastic_flows,
+)
 from theory.claim import Claim, Kind, Refuted, Verdict
 
 __all__ = ["Claim", "Kind", "Refuted", "Verdict", "claims"]
 
-_SUBJECTS: tuple[Callable[[], list[Claim]], ...] = (linear_stability.claims, flows.claims)
+_SUBJECTS: tuple[Callable[[], list[Claim]], ...] = (
+    linear_stability.claims,
+    modified_flows.claims,
+    principal_flow.claims,
+    step_sizes.claims,
+    stochastic_flows.claims,
+)
 
 
 def claims() -> list[Claim]:

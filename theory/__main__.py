@@ -131,9 +131,9 @@ def _indented(expression: sp.Basic) -> str:
 
 
 def _line(statement: sp.Basic) -> str:
-    if isinstance(statement, (sp.Eq, sp.Le, sp.Ge, sp.Lt, sp.Gt)):
-        sign = {"Eq": "=", "Le": "<=", "Ge": ">=", "Lt": "<", "Gt": ">"}
-        return f"{statement.lhs} {sign[type(statement).__name__.replace('Equality', 'Eq')]} {statement.rhs}"
+    if isinstance(statement, sp.core.relational.Relational):
+        sign = "=" if statement.rel_op == "==" else statement.rel_op
+        return f"{statement.lhs} {sign} {statement.rhs}"
     return str(statement)
 
 

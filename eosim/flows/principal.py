@@ -85,22 +85,23 @@ class _HeavyBallLogarithm:
     momentum: float
 
     def start(self, z: Array) -> Array:
-        """Real z: the root of larger modulus (it tends to 1 at z = 0), Im in [0, pi]."""
-        if np.isrealobj(z):
-            upper = self.sheets(z.astype(complex))
-            larger = np.where(upper[0].real >= upper[1].real, upper[0], upper[1])
-            logarithms = np.where(larger.imag < 0, larger.conj(), larger)
-            return logarithms.real if not logarithms.imag.any() else logarithms
-        return self.sheets(z)[0]
+        """The root of larger modulus (it tends to 1 at z = 0); at real z with Im in [0, pi]."""
+        larger = self.sheets(z)[0]
+        if not np.isrealobj(z):
+            return larger
+        upper = np.where(larger.imag < 0, larger.conj(), larger)
+        return upper if upper.imag.any() else upper.real
 
     def sheets(self, z: Array) -> Array:
-        """log rho, as log1p(rho - 1), which keeps its digits at small z."""
+        """log rho of the larger root, as log1p(rho - 1) at small z, and of the other, b / rho."""
         b = self.momentum
         root = np.sqrt((1 - b) ** 2 - 2 * (1 + b) * z + z**2 + 0j)
-        # rho - 1 = (root - (1 - b) - z) / 2 without cancellation; b / rho for the other root
-        plus = z / 2 * ((z - 2 * (1 + b)) / (root + 1 - b) - 1)
-        first = log1p(plus)
-        return np.stack([first, np.log(max(b, _FLOOR)) - first])
+        total = 1 + b - z  # rho = (total +- root) / 2
+        plus = np.abs(total + root) >= np.abs(total - root)
+        near_one = z / 2 * ((z - 2 * (1 + b)) / (root + 1 - b) - 1)  # rho - 1, without cancellation
+        shift = np.where(plus, near_one, (total - root) / 2 - 1)
+        larger = log1p(np.where(np.abs(1 + shift) < _FLOOR, _FLOOR - 1, shift))
+        return np.stack([larger, np.log(max(b, _FLOOR)) - larger])
 
     def coefficient(self, z: Array, logarithms: Array) -> Array:
         zero = z == 0

@@ -6,7 +6,6 @@ logarithm passed in as a symbol, and `eosim.GradientDescent.step`, which gives t
 
 from __future__ import annotations
 
-import itertools
 import random
 
 import mpmath
@@ -17,6 +16,8 @@ import eosim
 from eosim.flows import principal_coefficient
 from theory.claim import Claim, Kind, Refuted, Step, require_zero
 from theory.linear_stability import CURVATURE, derive
+from theory.linear_stability import Z as RHO
+from theory.modified_flows import modified_field
 
 _PAPER = "Rosca, Wu, Qin & Dherin 2023, arXiv 2302.01952"
 _DIGITS = 40
@@ -133,36 +134,6 @@ def backward_error_coefficients(order: int) -> list[sp.Expr]:
         exponents.append(target.coeff_monomial(z**j) - without)
         powers.append(without + exponents[j])
     return [-exponent for exponent in exponents[1:]]
-
-
-def modified_field(order: int) -> tuple[list[sp.Expr], list[sp.Symbol]]:
-    """The modified field of gradient descent on any smooth E(x) of one variable, order by order.
-
-    Returns f_0, ..., f_order with x' = sum_p h^p f_p, in the derivatives E1, E2, ... of E: the map of
-    that field over time h, expanded in h, must be x - h E'(x).
-    """
-    h = sp.Symbol("h")
-    slopes = list(sp.symbols(f"E1:{2 * order + 3}"))
-
-    def derivative(expression: sp.Expr) -> sp.Expr:
-        """d/dx, by the chain rule through E1, E2, ..."""
-        return sp.expand(
-            sum(sp.diff(expression, low) * high for low, high in itertools.pairwise(slopes))
-        )
-
-    fields: list[sp.Expr] = []
-    for power in range(order + 1):
-        unknown = sp.Symbol("f")
-        field = sum(h**q * f for q, f in enumerate(fields)) + h**power * unknown
-        # Taylor map sum_m h^m D^(m-1) f / m! with D = f d/dx; the unknown enters at m = 1 only
-        term, total = field, h * field
-        for m in range(2, power + 2):
-            term = sp.expand(field * derivative(term))
-            total += h**m * term / sp.factorial(m)
-        target = -h * slopes[0]  # one gradient descent step
-        equation = sp.expand(total - target).coeff(h, power + 1)
-        fields.append(sp.expand(sp.solve(equation, unknown)[0]))
-    return fields, slopes
 
 
 def _series() -> Claim:
@@ -314,6 +285,167 @@ def _regimes() -> Claim:
     )
 
 
+# --- the rate of the loss ------------------------------------------------------------------------
+
+
+def _loss_rate() -> Claim:
+    """Integrated over one step, the loss rate is the loss change of gradient descent."""
+    g, lam, t, h = sp.symbols("g lambda t h", positive=True)
+    logarithm = sp.Symbol("l")  # log(1 - z) on any branch: only its exponential enters
+
+    def change() -> sp.Expr:
+        """The integral of alpha g(t)^2 over one step; along the flow g(t) = g e^{alpha lambda t}."""
+        coefficient = principal_coefficient(z, logarithm)
+        integral = sp.integrate(coefficient * (g * sp.exp(coefficient * lam * t)) ** 2, (t, 0, h))
+        on_step = sp.expand(integral.rewrite(sp.exp)).subs(lam, z / h)
+        return sp.simplify(on_step.subs(sp.exp(2 * logarithm), descent_multiplier() ** 2))
+
+    def steps() -> list[Step]:
+        return [
+            Step("dE/dt along one eigendirection", alpha(z) * g**2),
+            Step("integral over one step, with e^log(1-z) from the shipped descent step", change()),
+        ]
+
+    def symbolic() -> str:
+        require_zero(change() + h * (1 - z / 2) * g**2, "loss change over one step")
+        # the change of the descent step itself: lambda x^2 / 2 with x = g / lambda
+        descent = (descent_multiplier() ** 2 - 1) * g**2 / (2 * lam)
+        require_zero((descent + h * (1 - z / 2) * g**2).subs(lam, z / h), "gradient descent")
+        return "both equal -h (1 - z/2) g^2, on every branch"
+
+    def rationals() -> str:
+        generator = random.Random(5)
+        with mpmath.workdps(_DIGITS):
+            for _ in range(20):
+                value = mpmath.mpf(generator.randint(-2000, 4000)) / 1000 + mpmath.mpf(1) / 2**20
+                coefficient = principal_coefficient(value, mpmath.log(1 - value))
+                integral = mpmath.quad(
+                    lambda s, a=coefficient, w=value: a * mpmath.exp(2 * a * w * s), [0, 0.5, 1]
+                )
+                if abs(integral + (1 - value / 2)) > mpmath.mpf(10) ** (10 - _DIGITS):
+                    raise Refuted(f"at z = {value} the integral is {mpmath.nstr(integral, 15)}")
+        return f"20 rationals by quadrature, h = g = 1, {_DIGITS} digits"
+
+    def simulation() -> str:
+        curvatures, h_ = np.array([-0.4, 0.3, 0.9, 1.4, 2.3]), 1.0
+        problem, start = eosim.Quadratic(np.diag(curvatures)), np.array([1.0, -2.0, 0.5, 1.5, -1.0])
+        flow, nodes = eosim.PrincipalFlow(problem, h_), np.polynomial.legendre.leggauss(40)
+        times, weights = (nodes[0] + 1) / 2, nodes[1] / 2
+        rates = [
+            np.sum(flow.coefficient(curvatures) * (curvatures * state) ** 2)
+            for state in eosim.closed_form(flow, start, times)
+        ]
+        descended = eosim.run(problem, eosim.GradientDescent(h_), start, 1)
+        error = abs(np.dot(weights, rates) - np.diff(descended["loss"])[0])
+        if not error < 1e-12:
+            raise Refuted(f"integrated rate and loss change of the step differ by {error:.2g}")
+        return f"integrated rate meets the loss change of eosim.run within {error:.0e}"
+
+    return Claim(
+        name="loss_rate",
+        statement=sp.Eq(
+            sp.Integral(alpha(z) * sp.Function("g")(t) ** 2, (t, 0, h)),
+            -h * (1 - z / 2) * sp.Function("g")(0) ** 2,
+            evaluate=False,
+        ),
+        kind=Kind.EXACT,
+        source=f"{_PAPER}; derived here",
+        assumptions=["quadratic loss, one eigendirection", "z = h lambda, not 1"],
+        derivation=steps,
+        routes={"symbolic": symbolic, "rationals": rationals, "simulation": simulation},
+    )
+
+
+# --- heavy ball ----------------------------------------------------------------------------------
+
+
+def _heavy_ball() -> Claim:
+    """log rho of heavy ball, from its shipped step, as a series in z."""
+    beta = sp.Symbol("beta", positive=True)
+    w = sp.Symbol("w", positive=True)  # 1 - beta, so that square roots pick the right root
+    expected = (
+        -z / (1 - beta)
+        - z**2 * (1 + beta) / (2 * (1 - beta) ** 3)
+        - z**3 * (1 + 4 * beta + beta**2) / (3 * (1 - beta) ** 5)
+    )
+
+    def polynomial() -> sp.Expr:
+        derivation = derive(eosim.HeavyBall)
+        rate, momentum = derivation.symbols["lr"], derivation.symbols["momentum"]
+        return sp.expand(
+            derivation.polynomial.as_expr().subs({CURVATURE: z / rate, momentum: beta})
+        )
+
+    def series() -> sp.Expr:
+        """Order by order from rho = 1 + c1 z + ...: each coefficient enters its equation linearly."""
+        rho = sp.Integer(1)
+        for power in (1, 2, 3):
+            unknown = sp.Symbol("c")
+            trial = rho + unknown * z**power
+            equation = sp.expand(polynomial().subs(RHO, trial)).coeff(z, power)
+            rho += sp.factor(sp.solve(equation, unknown)[0]) * z**power
+        return sp.series(sp.log(rho), z, 0, 4).removeO()
+
+    def steps() -> list[Step]:
+        return [
+            Step("characteristic polynomial of the shipped step", sp.Eq(polynomial(), 0)),
+            Step("log of the root that tends to 1", sp.collect(sp.expand(series()), z, sp.factor)),
+            Step("instability, rho = -1", sp.Eq(z, sp.solve(polynomial().subs(RHO, -1), z)[0])),
+        ]
+
+    def symbolic() -> str:
+        require_zero(series() - expected, "series of log rho")
+        (edge,) = sp.solve(polynomial().subs(RHO, -1), z)
+        require_zero(edge - 2 * (1 + beta), "instability")
+        discriminant = sp.discriminant(sp.Poly(polynomial(), RHO), RHO)
+        for sign in (-1, 1):
+            window = (1 + sign * sp.sqrt(1 - w)) ** 2
+            require_zero(discriminant.subs({beta: 1 - w, z: window}), "end of the complex window")
+        return "series to z^3, divergence beyond 2(1 + beta), complex window (1 -+ sqrt beta)^2"
+
+    def rationals() -> str:
+        worst = 0.0
+        for momentum in (0.0, 0.3, 0.5, 0.9):
+            flow = eosim.HeavyBallPrincipalFlow(eosim.Quadratic([[1.0]]), 1.0, momentum)
+            for value in (-1.0, 1e-6, 0.02, 0.7, 1.9, 3.0, 4.5):
+                if value == 1:
+                    continue
+                root = np.exp(value * complex(flow.coefficient(np.array([value]))[0]))
+                rest = complex(polynomial().subs({RHO: root, beta: momentum, z: value}))
+                worst = max(worst, abs(rest) / max(1, abs(root) ** 2))
+            tiny = sp.Rational(1, 10**4) * (1 - sp.Rational(momentum)) ** 2
+            shipped = float(flow.coefficient(np.array([float(tiny)]))[0])
+            series_value = float((expected / z).subs({beta: sp.Rational(momentum), z: tiny}))
+            if abs(shipped / series_value - 1) > 1e-10:
+                raise Refuted(
+                    f"at beta = {momentum} the coefficient is {shipped}, not {series_value}"
+                )
+        if worst > 1e-13:
+            raise Refuted(f"exp(z alpha) misses the characteristic polynomial by {worst:.2g}")
+        return f"28 shipped coefficients are roots within {worst:.0e}, and meet the series"
+
+    def simulation() -> str:
+        for value in (0.02, 0.5, 3.7, 3.9):
+            problem = eosim.Quadratic([[value]])
+            ball = eosim.run(problem, eosim.HeavyBall(1.0, 0.9), [1.0], 400)["theta"][:, 0]
+            decays = bool(np.abs(ball[-2:]).max() < np.abs(ball[200:202]).max())
+            flow = eosim.HeavyBallPrincipalFlow(problem, 1.0, 0.9)
+            rate = (value * flow.coefficient(np.array([value]))[0]).real
+            if decays != (rate < 0):
+                raise Refuted(f"at z = {value} heavy ball and its flow disagree about stability")
+        return "heavy ball and its flow agree about stability on both sides of 2(1 + beta)"
+
+    return Claim(
+        name="heavy_ball_logarithm",
+        statement=sp.Eq(sp.log(sp.Function("rho")(z)), expected + sp.O(z**4), evaluate=False),
+        kind=Kind.ASYMPTOTIC,
+        source="derived here; h^2 term: Ghosh et al. 2023, arXiv 2302.00849",
+        assumptions=["beta in [0, 1)", "rho the root that tends to 1 as z = h lambda tends to 0"],
+        derivation=steps,
+        routes={"symbolic": symbolic, "rationals": rationals, "simulation": simulation},
+    )
+
+
 def claims() -> list[Claim]:
-    """Exactness, series and regimes of the principal flow."""
-    return [_exactness(), _series(), _regimes()]
+    """Exactness, series, regimes and loss rate of the principal flow, and heavy ball's."""
+    return [_exactness(), _series(), _regimes(), _loss_rate(), _heavy_ball()]
