@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import figures
 from figures._headline import MissingPackage, Row
-from figures._style import FORMATS, save
+from figures._style import FORMATS, save, save_animation
 
 STAGES = ("compute", "draw", "save")
 OUTPUT = Path(__file__).parent / "output"
@@ -90,6 +90,8 @@ def produce(name: str, *, quick: bool, out: Path, formats: Sequence[str], bar: t
         bar.set_description(f"{name}: {STAGES[2]}")
         for kind in formats:
             save(figure, out / f"{name}.{kind}")
+        if hasattr(module, "animate"):
+            save_animation(module.animate(arrays), out / f"{name}.gif")
         save_arrays(out / f"{name}.npz", arrays)
         bar.update()
     except MissingPackage as missing:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -32,6 +34,11 @@ PURPLE = "#cc79a7"
 GRADIENT_DESCENT = BLUE
 PRINCIPAL_FLOW = VERMILLION
 GRADIENT_FLOW = GREEN
+MODIFIED_2 = PURPLE
+MODIFIED_3 = SKY
+MODIFIED_4 = INK
+PRINCIPAL_1 = ORANGE
+PRINCIPAL_2 = "#8a4b12"  # brown
 HEAVY_BALL = ORANGE
 NESTEROV = PURPLE
 EMA_MOMENTUM = SKY
@@ -89,6 +96,7 @@ _RC: Any = {
 }
 
 PNG_COLORS = 256
+GIF_COLORS = 64
 
 # No dates and no versions: the bytes depend on the arrays and on matplotlib alone.
 _METADATA: dict[str, dict[str, None]] = {
@@ -130,6 +138,45 @@ def save(figure: Figure, path: Path) -> None:
     with Image.open(stream) as image:
         flat = image.convert("RGB").quantize(PNG_COLORS, dither=Image.Dither.NONE)
     flat.save(path, optimize=True, dpi=(_RC["savefig.dpi"],) * 2)
+
+
+@dataclass(frozen=True)
+class Animation:
+    """A figure that changes: ``update(i)`` turns it into frame i.
+
+    ``milliseconds`` is how long a frame stays; the last one stays for ``pause``.
+    """
+
+    figure: Figure
+    update: Callable[[int], None]
+    n_frames: int
+    milliseconds: int
+    pause: int
+
+
+def save_animation(animation: Animation, path: Path) -> None:
+    """Write a GIF that repeats for ever; the same animation gives the same bytes.
+
+    All frames share the palette of the last one, so what does not move does not flicker, and is
+    not stored again.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_RC)
+        canvas = FigureCanvasAgg(animation.figure)
+        pictures = []
+        for frame in range(animation.n_frames):
+            animation.update(frame)
+            canvas.draw()
+            size = canvas.get_width_height()
+            picture = Image.frombytes("RGBA", size, bytes(canvas.buffer_rgba()))
+            pictures.append(picture.convert("RGB"))
+    palette = pictures[-1].quantize(GIF_COLORS, dither=Image.Dither.NONE)
+    frames = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
+    times = [animation.milliseconds] * (len(frames) - 1) + [animation.pause]
+    frames[0].save(
+        path, save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True
+    )
 
 
 def canvas(width: float, height: float, title: str, note: str) -> Figure:

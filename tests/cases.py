@@ -6,7 +6,6 @@ import scipy.sparse
 from scipy.sparse.linalg import aslinearoperator
 
 import eosim
-from eosim.flows.stochastic import ShuffledEpochLoss
 
 SCHEMES = ("without_replacement", "with_replacement", "bernoulli", "reshuffling")
 
@@ -108,11 +107,6 @@ PROBLEMS = [
     pytest.param(
         perceptron(n_outputs=2, hidden=(3, 2)), np.linspace(-1, 0.9, 23), id="deep_perceptron"
     ),
-    pytest.param(
-        ShuffledEpochLoss(perceptron(n_samples=6), 0.3, [[0, 1, 2], [3, 4, 5]]),
-        np.linspace(-1, 1, 13),
-        id="shuffled_epoch",
-    ),
 ]
 
 # Problems that mini-batches apply to.
@@ -120,7 +114,6 @@ FINITE_SUMS = [
     pytest.param(regression(), _POINT, id="regression"),
     pytest.param(regression(n_outputs=3, n_features=2), np.arange(6) / 3, id="multi_output"),
     pytest.param(sparse_regression(), _POINT, id="sparse_regression"),
-    pytest.param(perceptron(), np.linspace(-1, 1, 13), id="perceptron"),
 ]
 
 RULES = [

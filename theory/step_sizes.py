@@ -60,7 +60,7 @@ def _drift_is_step() -> Claim:
         for _ in range(200):
             rate, eigenvalues, g = _random_rate(generator)
             drift, step = rate**2 / 2 * np.linalg.norm(eigenvalues * g), rate * np.linalg.norm(g)
-            worst = max(worst, abs(drift / step - 1))
+            worst = max(worst, abs(float(drift / step) - 1))
         if worst > 1e-12:
             raise Refuted(f"drift and step differ by {worst:.2g}, relatively")
         return f"200 random quadratics, shipped rate: equal within {worst:.0e}"
