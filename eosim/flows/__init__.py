@@ -1,13 +1,16 @@
 """Continuous time: vector fields (one file per idea) and the guarded driver `integrate`."""
 
-from eosim.flows.base import BranchedFlow, Flow, LeftRange
+from eosim.flows.base import AmbiguousBranch, BranchedFlow, Flow, LeftRange
 from eosim.flows.driver import integrate
 from eosim.flows.gradient import GradientFlow
 from eosim.flows.principal import HeavyBallPrincipalFlow, PrincipalFlow, principal_coefficient
 from eosim.flows.quadratic import closed_form
+from eosim.flows.rates import loss_rate, sharpness_rate
+from eosim.flows.stochastic import OrnsteinUhlenbeck, ShuffledEpochLoss
 from eosim.flows.truncated import ForwardDifferenceFlow, ModifiedFlow, PrincipalSeries
 
 __all__ = [
+    "AmbiguousBranch",
     "BranchedFlow",
     "Flow",
     "ForwardDifferenceFlow",
@@ -15,9 +18,13 @@ __all__ = [
     "HeavyBallPrincipalFlow",
     "LeftRange",
     "ModifiedFlow",
+    "OrnsteinUhlenbeck",
     "PrincipalFlow",
     "PrincipalSeries",
+    "ShuffledEpochLoss",
     "closed_form",
     "integrate",
+    "loss_rate",
     "principal_coefficient",
+    "sharpness_rate",
 ]

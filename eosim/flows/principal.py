@@ -134,6 +134,13 @@ class PrincipalFlow:
         it does not converge: a spectrum that crosses :math:`h\lambda = 1` continuously. "auto" is
         dense below dim 512.
 
+    Notes
+    -----
+    Off the real axis H is complex symmetric: the field is :math:`V \alpha(h\Lambda) V^{-1} g` by a linear
+    solve. Where the eigenvectors nearly coincide (reciprocal condition of V below 1e-9) it is taken
+    from a Schur form instead, which exists on the principal branch only; elsewhere `LeftRange`. While
+    continuity does not decide between branches, `integrate` takes the step again, shorter.
+
     Raises
     ------
     TypeError, ValueError
