@@ -43,7 +43,8 @@ def regression(n_samples=12, n_features=4, n_outputs=1, seed=0) -> eosim.LinearR
 
 
 def sparse_regression() -> eosim.LinearRegression:
-    inputs = scipy.sparse.random_array((12, 4), density=0.5, rng=np.random.default_rng(1))
+    generator = np.random.default_rng(1)
+    inputs = scipy.sparse.csr_array(generator.random((12, 4)) * (generator.random((12, 4)) < 0.5))
     return eosim.LinearRegression(inputs, np.arange(12.0))
 
 
