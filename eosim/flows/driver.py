@@ -27,8 +27,9 @@ DIVERGENCE_FACTOR = 1e12
 # Evaluations within one learning-rate interval beyond which the flow counts as stalled. Our choice:
 # measured need is 15 (real regimes) to 300 (passing h * lambda = 1 at rtol 1e-12).
 STALL_EVALUATIONS = 5000
-# A step is halved while a branch is ambiguous, down to this share of lr: eigenvalues that really
-# meet stay ambiguous at any step. Our choice: ten halvings.
+# A step is halved while its branch is ambiguous or a stage of it leaves the range of the flow, down
+# to this share of lr: eigenvalues that really meet stay ambiguous at any step, and a range that is
+# really left is left by the shortest step too. Our choice: about ten halvings.
 _SHORTEST_RETRY = 1e-3
 
 
@@ -113,6 +114,10 @@ class _Stop(Exception):
         self.status = status
 
 
+class _NotFinite(Exception):
+    """The field or the Hessian is not finite at a stage."""
+
+
 class _Path:
     """The field as solve_ivp sees it, with the branch memory and the guards of one integration."""
 
@@ -124,6 +129,7 @@ class _Path:
         self.evaluations = 0
         self.interval, self.interval_start = 0.0, 0
         self.step_size: float | None = None
+        self.t = 0.0  # of the last accepted step
 
     def __call__(self, t: float, theta: Array) -> Array:
         self.evaluations += 1
@@ -142,13 +148,16 @@ class _Path:
         try:
             value = self.flow.field(theta, self.branch)
         except (FloatingPointError, np.linalg.LinAlgError) as error:
-            raise _Stop(Status.DIVERGED, f"diverged at t = {t:.6g}: {error}") from None
+            raise _NotFinite(str(error)) from None
         if not np.isfinite(value).all():
-            raise _Stop(Status.DIVERGED, f"diverged at t = {t:.6g}: the field is not finite")
+            raise _NotFinite("the field is not finite")
         return value
 
-    def accept(self, t: float, theta: Array, length: float) -> None:
-        """Called after each accepted step; raises `AmbiguousBranch` to have it taken again."""
+    def accept(self, t: float, theta: Array, settle: bool) -> None:
+        """Called after each accepted step; raises `AmbiguousBranch` to have it taken again.
+
+        ``settle`` says that the step is too short to be taken again.
+        """
         norm = float(np.linalg.norm(theta))
         if not norm <= self.bound:
             raise _Stop(
@@ -160,9 +169,12 @@ class _Path:
             try:
                 self.branch = self.flow.advance(theta, self.branch)
             except AmbiguousBranch as ambiguous:
-                if self.flow.lr is None or length > _SHORTEST_RETRY * self.flow.lr:
+                if not settle:
                     raise
                 self.branch = ambiguous.best
+            except (FloatingPointError, np.linalg.LinAlgError) as error:
+                raise _NotFinite(str(error)) from None
+        self.t = t
         if self.flow.lr is not None and np.floor(t / self.flow.lr) > self.interval:
             self.interval = float(np.floor(t / self.flow.lr))
             self.interval_start = self.evaluations
@@ -175,6 +187,7 @@ class _BranchDOP853(DOP853):
     y: Array
     f: Array
     h_abs: float
+    t_bound: float
     status: str
 
     def __init__(
@@ -186,21 +199,28 @@ class _BranchDOP853(DOP853):
         super().__init__(fun, t0, y0, t_bound, **options)
 
     def step(self) -> str | None:
+        lr = self.path.flow.lr
+        shortest = _SHORTEST_RETRY * (self.t_bound - self.t if lr is None else lr)
         while True:
-            before = (self.t, self.y, self.f, self.h_abs)
-            message = super().step()
-            if self.status == "failed":
-                return message
-            length = self.t - before[0]
+            before = (self.t, self.y, self.f)
+            proposed = min(self.h_abs, self.t_bound - self.t)
             try:
-                self.path.accept(self.t, self.y, length)
-            except AmbiguousBranch:
-                self.t, self.y, self.f, _ = before
-                self.h_abs, self.status = length / 2, "running"
+                message = super().step()
+                if self.status == "failed":
+                    return message
+                proposed = self.t - before[0]
+                self.path.accept(self.t, self.y, settle=proposed <= shortest)
+            except (AmbiguousBranch, LeftRange, _NotFinite):
+                if proposed <= shortest:
+                    raise
+                self.t, self.y, self.f = before
+                self.h_abs, self.status = proposed / 2, "running"
                 continue
             # A step cut short by the end of the segment says nothing about the size it could have.
-            cut = self.status == "finished"
-            self.path.step_size = max(before[3], self.h_abs) if cut else self.h_abs
+            if self.status != "finished" or self.path.step_size is None:
+                self.path.step_size = self.h_abs
+            else:
+                self.path.step_size = max(self.path.step_size, self.h_abs)
             return message
 
 
@@ -247,11 +267,15 @@ def _integrate(
                     status, message = stop.status, str(stop)
                     break
                 except LeftRange as left:
-                    status, message = Status.LEFT_RANGE, f"left its range after t = {t:.6g}: {left}"
+                    status = Status.LEFT_RANGE
+                    message = f"left its range at t = {path.t:.6g}: {left}"
+                    break
+                except _NotFinite as error:
+                    status, message = Status.DIVERGED, f"diverged at t = {path.t:.6g}: {error}"
                     break
                 if result.status != 0:
                     status = Status.STALLED
-                    message = f"stalled after t = {result.t[-1]:.6g}: {result.message}"
+                    message = f"stalled at t = {path.t:.6g}: {result.message}"
                     break
                 t, theta = float(time), result.y[:, -1]
             kept.append(theta)

@@ -67,7 +67,10 @@ class _Truncated:
         lowest = lowest_valid(self._n_terms)
         if lowest == -math.inf:
             return
-        z = self.lr * measure.spectrum_ends(self.problem, theta).smallest
+        try:
+            z = self.lr * measure.spectrum_ends(self.problem, theta).smallest
+        except ValueError as error:
+            raise FloatingPointError(str(error)) from None
         if z < lowest:
             raise LeftRange(
                 f"h * lambda_min = {z:.4g} is below {lowest:.4g}, where an even truncation contracts "

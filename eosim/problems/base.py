@@ -81,6 +81,7 @@ def third_derivative(problem: Problem, theta: Array, a: Array, b: Array) -> Arra
     """
     if hasattr(problem, "third_derivative"):
         return problem.third_derivative(theta, a, b)
+    theta, a, b = (_on_real_axis(x) for x in (theta, a, b))
     analytic = problem.analytic and not np.iscomplexobj(b)
     return directional_derivative(lambda point: problem.hvp(point, b), theta, a, analytic)
 
@@ -93,6 +94,7 @@ def directional_derivative(
     By complex step at real points of functions that are analytic and real there (exact to rounding),
     by central differences elsewhere (relative error about 1e-9).
     """
+    theta, direction = _on_real_axis(theta), _on_real_axis(direction)
     length = float(np.linalg.norm(direction))
     if length == 0:
         return 0 * function(theta)
@@ -101,6 +103,11 @@ def directional_derivative(
         return shifted.imag * (length / _COMPLEX_STEP)
     step = _CENTRAL_STEP * (1 + float(np.linalg.norm(theta))) / length
     return (function(theta + step * direction) - function(theta - step * direction)) / (2 * step)
+
+
+def _on_real_axis(x: Array) -> Array:
+    """Without an imaginary part of zeros: a complex dtype alone does not forbid a complex step."""
+    return x.real if np.iscomplexobj(x) and not x.imag.any() else x
 
 
 def from_functions(
