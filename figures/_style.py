@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -97,6 +98,7 @@ _RC: Any = {
 
 PNG_COLORS = 256
 GIF_COLORS = 64
+GIF_DPI = 120
 
 # No dates and no versions: the bytes depend on the arrays and on matplotlib alone.
 _METADATA: dict[str, dict[str, None]] = {
@@ -163,16 +165,21 @@ def save_animation(animation: Animation, path: Path) -> None:
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)
+        animation.figure.set_dpi(GIF_DPI)
         canvas = FigureCanvasAgg(animation.figure)
         pictures = []
-        for frame in range(animation.n_frames):
-            animation.update(frame)
+        for index in range(animation.n_frames):
+            animation.update(index)
             canvas.draw()
             size = canvas.get_width_height()
             picture = Image.frombytes("RGBA", size, bytes(canvas.buffer_rgba()))
             pictures.append(picture.convert("RGB"))
     palette = pictures[-1].quantize(GIF_COLORS, dither=Image.Dither.NONE)
+    colors = np.array(palette.getpalette()).reshape(-1, 3)
+    colors[colors.sum(axis=1).argmax()] = 255  # its mean of near-whites is not quite white
     frames = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
+    for frame in frames:
+        frame.putpalette(colors.ravel().tolist())
     times = [animation.milliseconds] * (len(frames) - 1) + [animation.pause]
     frames[0].save(
         path, save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 import figures
 from figures import __main__ as command
@@ -71,8 +72,8 @@ def add_figure(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     added = []
 
-    def add(name, *, claim="A claim.", before="pass", measured="1.0"):
-        text = CHEAP.format(claim=claim, before=before, measured=measured)
+    def add(name, *, claim="A claim.", before="pass", measured="1.0", more=""):
+        text = CHEAP.format(claim=claim, before=before, measured=measured) + more
         (folder / f"{name}.py").write_text(text)
         added.append(name)
 
@@ -82,11 +83,18 @@ def add_figure(monkeypatch, tmp_path):
         vars(figures).pop(name, None)
 
 
-def test_the_three_figures_are_discovered_and_private_modules_are_not():
+def test_the_figures_are_discovered_and_private_modules_are_not():
     assert {
+        "dal",
+        "escape",
+        "flow_errors",
         "gradient_descent_edge",
+        "loss_along_instability",
         "momentum_stability_region",
+        "principal_flow",
         "principal_flow_regimes",
+        "rosenbrock_flows",
+        "stability_coefficients",
     } <= set(NAMES)
     assert not any(name.startswith("_") for name in NAMES)
 
@@ -182,6 +190,81 @@ def test_a_flow_that_stopped_early_fails_the_principal_flow_figure(quick_arrays)
     assert sum(not row.holds for row in rows) == 1
 
 
+def changed(arrays, **replaced):
+    """The arrays with some of them replaced by a function of themselves."""
+    return {**arrays, **{name: change(arrays[name]) for name, change in replaced.items()}}
+
+
+def failing(name, arrays):
+    return [row.quantity for row in command.load(name).headline(arrays) if not row.holds]
+
+
+@pytest.mark.parametrize("flow", ["gradient", "order2", "principal"])
+def test_a_constant_off_by_a_quarter_of_a_per_cent_fails_the_flow_errors(quick_arrays, flow):
+    arrays = changed(
+        quick_arrays("flow_errors"), **{f"{flow}_constant": lambda constant: 1.0025 * constant}
+    )
+    (quantity,) = failing("flow_errors", arrays)
+    assert quantity.endswith("|constant / theory - 1|")
+
+
+@pytest.mark.parametrize("flow", ["gradient", "order3", "order4", "principal2", "difference5"])
+def test_a_flow_of_the_wrong_order_fails_the_flow_errors(quick_arrays, flow):
+    arrays = quick_arrays("flow_errors")
+    wrong = changed(arrays, **{flow: lambda drift: drift * arrays["h"][:, None] ** 0.2})
+    assert any(quantity.endswith("slope") for quantity in failing("flow_errors", wrong))
+
+
+def test_a_flow_that_stopped_early_fails_the_rosenbrock_figure(quick_arrays):
+    arrays = changed(quick_arrays("rosenbrock_flows"), c_order4_error=lambda error: error[:1])
+    assert failing("rosenbrock_flows", arrays) == ["C: lead over all truncations, 1, 2, 5"]
+
+
+def test_an_error_wrong_in_the_sixth_digit_fails_the_rosenbrock_figure(quick_arrays):
+    arrays = quick_arrays("rosenbrock_flows")
+    arrays = changed(arrays, a_principal_error=lambda error: error * (1 + 1e-5))
+    assert "A: principal flow, error at 1" in failing("rosenbrock_flows", arrays)
+
+
+def test_the_principal_cut_would_fail_the_stability_coefficients(quick_arrays):
+    arrays = quick_arrays("stability_coefficients")
+    real = changed(arrays, principal=lambda alpha: alpha.real.astype(complex))
+    assert failing("stability_coefficients", real) == [
+        "z > 1: |Im alpha - pi / z|",
+        "principal flow: |factor - (1 - z)|",
+    ]
+
+
+def test_the_sharp_minimum_holds_what_does_not_oscillate(quick_arrays):
+    arrays = quick_arrays("escape")
+    stuck = changed(arrays, valley_principal=lambda path: np.abs(path))
+    assert "minimum: its sign flips of 6" in failing("escape", stuck)
+    completed = changed(arrays, saddle_order2_status=lambda status: np.array("COMPLETED"))
+    assert failing("escape", completed) == ["saddle: even orders with LEFT_RANGE"]
+
+
+def test_flows_that_end_early_say_so_in_the_escape_figure(quick_arrays):
+    arrays = quick_arrays("escape")
+    figure = command.load("escape").draw(arrays)
+    words = " ".join(text for text, _ in text_boxes(figure))
+    for case in ("valley_principal", "cosine_principal", "saddle_order2", "saddle_order4"):
+        assert str(arrays[f"{case}_status"]) != "COMPLETED"
+        assert str(arrays[f"{case}_status"]) in words
+
+
+def test_a_principal_flow_ten_times_worse_fails_the_instability_figure(quick_arrays):
+    arrays = quick_arrays("loss_along_instability")
+    worse = changed(arrays, restart_principal=lambda error: 10 * error)
+    assert (
+        sum("restart at" in quantity for quantity in failing("loss_along_instability", worse)) == 8
+    )
+
+
+def test_a_rate_two_per_cent_lower_is_noticed_in_the_dal_figure(quick_arrays):
+    arrays = changed(quick_arrays("dal"), dal_1_z=lambda z: 0.98 * z)
+    assert "digits, p = 1: least h * lambda_1, aligned" in failing("dal", arrays)
+
+
 def test_measured_edge_lies_above_the_true_one_by_the_predicted_offset(quick_arrays):
     arrays = quick_arrays("gradient_descent_edge")
     offset = arrays["edge"] / arrays["predicted_edge"] - 1
@@ -231,6 +314,62 @@ def test_same_bytes_twice_in_every_format(add_figure, tmp_path, monkeypatch, cap
         contents.append({path.name: path.read_bytes() for path in out.iterdir()})
     assert sorted(contents[0]) == ["cheap.npz", "cheap.pdf", "cheap.png", "cheap.svg"]
     assert contents[0] == contents[1]
+
+
+ANIMATED = """
+
+def animate(arrays):
+    figure = draw(arrays)
+    (line,) = figure.axes[0].lines
+    return _style.Animation(
+        figure, lambda i: line.set_data(arrays["x"][: 10 * i], arrays["x"][: 10 * i]), 5, 40, 800
+    )
+"""
+
+
+def test_an_animation_is_a_gif_beside_the_picture_with_the_same_bytes_twice(
+    add_figure, tmp_path, capsys
+):
+    add_figure("moving", more=ANIMATED)
+    for index in range(2):
+        with mpl.rc_context({"lines.linewidth": 7 + index}):
+            assert command.main(["moving", "--out", str(tmp_path / str(index))]) == 0
+    first, second = (tmp_path / str(index) / "moving.gif" for index in range(2))
+    assert first.read_bytes() == second.read_bytes()
+    assert sorted(p.suffix for p in first.parent.iterdir()) == [".gif", ".npz", ".png"]
+    with Image.open(first) as gif:
+        assert gif.n_frames == 5
+        assert gif.info["loop"] == 0, "for ever"
+        assert gif.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+        times = []
+        for index in range(5):
+            gif.seek(index)
+            times.append(gif.info["duration"])
+    assert times == [40, 40, 40, 40, 800]
+
+
+def test_the_committed_animation_is_small_lasts_four_to_six_seconds_and_is_current(quick_arrays):
+    path = ROOT / "figures" / "pictures" / "principal_flow.gif"
+    assert path.stat().st_size < 400_000
+    animation = command.load("principal_flow").animate(quick_arrays("principal_flow"))
+    with Image.open(path) as gif:
+        assert gif.n_frames == animation.n_frames
+    length = animation.milliseconds * (animation.n_frames - 1) + animation.pause
+    assert 4000 <= length <= 6000
+
+
+def test_gradient_descent_appears_at_its_iterates_only_in_the_animation(quick_arrays):
+    arrays = quick_arrays("principal_flow")
+    module = command.load("principal_flow")
+    animation = module.animate(arrays)
+    plane = animation.figure.axes[1]
+    per_step = int(arrays["frames_per_step"])
+    for frame in (0, 1, per_step - 1, per_step, 5 * per_step + 3):
+        animation.update(frame)
+        shown = max((line for line in plane.lines if line.get_markersize() == 6.5), key=id)
+        x, y = shown.get_data()
+        assert len(x) == frame // per_step + 1
+        np.testing.assert_array_equal(y, arrays["iterates"][: len(y), module.SHARP_AXIS])
 
 
 def test_same_arrays_twice_from_a_real_figure(quick_arrays, tmp_path):
@@ -299,13 +438,14 @@ def test_a_figure_that_raises_gives_exit_code_1_and_the_others_finish(add_figure
     assert not (tmp_path / "broken.png").exists()
 
 
-def test_missing_scikit_learn_is_one_sentence(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["dal", "gradient_descent_edge"])
+def test_missing_scikit_learn_is_one_sentence(name, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    assert command.main(["gradient_descent_edge", "--out", str(tmp_path)]) == 1
+    assert command.main([name, "--out", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     (sentence,) = [line for line in captured.out.splitlines() if "scikit-learn" in line]
-    assert sentence.startswith("gradient_descent_edge failed: ")
+    assert sentence.startswith(f"{name} failed: ")
     assert 'pip install -e ".[figures]"' in sentence
     assert "Traceback" not in captured.out + captured.err
     assert list(tmp_path.iterdir()) == []

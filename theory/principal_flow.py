@@ -15,8 +15,7 @@ import sympy as sp
 import eosim
 from eosim.flows import principal_coefficient
 from theory.claim import Claim, Kind, Refuted, Step, require_zero
-from theory.linear_stability import CURVATURE, derive
-from theory.linear_stability import Z as RHO
+from theory.linear_stability import CURVATURE, Z, derive
 from theory.modified_flows import modified_field
 
 _PAPER = "Rosca, Wu, Qin & Dherin 2023, arXiv 2302.01952"
@@ -28,6 +27,7 @@ k = sp.Symbol("k", integer=True)
 n = sp.Symbol("n", integer=True, nonnegative=True)
 p = sp.Symbol("p", integer=True, nonnegative=True)
 alpha = sp.Function("alpha")
+RHO = sp.Symbol("rho")
 
 
 def descent_multiplier() -> sp.Expr:
@@ -372,9 +372,8 @@ def _heavy_ball() -> Claim:
     def polynomial() -> sp.Expr:
         derivation = derive(eosim.HeavyBall)
         rate, momentum = derivation.symbols["lr"], derivation.symbols["momentum"]
-        return sp.expand(
-            derivation.polynomial.as_expr().subs({CURVATURE: z / rate, momentum: beta})
-        )
+        substituted = {Z: RHO, CURVATURE: z / rate, momentum: beta}
+        return sp.expand(derivation.polynomial.as_expr().subs(substituted, simultaneous=True))
 
     def series() -> sp.Expr:
         """Order by order from rho = 1 + c1 z + ...: each coefficient enters its equation linearly."""
