@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
@@ -45,7 +45,9 @@ def run(
     problem : Problem
         What is minimised; a `FiniteSum` if ``batch_size`` is given.
     rule : Rule or LocalRule
-        One of `eosim.optimizers`, or any object with ``init`` and a pure ``step``.
+        One of `eosim.optimizers`, or any object with ``init`` and a pure ``step``. Time t
+        accumulates ``rule.step_size(state)`` where there is such a method, else ``rule.lr``, else
+        counts steps.
     theta0 : (dim,) array-like
         Starting point; copied. None if ``state`` is given.
     n_steps : int
@@ -108,8 +110,7 @@ def run(
     stream = _stream(problem, batch_size, choice("sampling", sampling, SCHEMES), state)
 
     theta, rule_state, t = state.theta, state.rule_state, state.t
-    # The largest entry: squares, as in a Euclidean norm, overflow from 1e154 on.
-    bound = DIVERGENCE_FACTOR * (1 + float(np.abs(theta).max()))
+    bound = state.bound
     first, last = state.step, state.step + n_steps
     constant_lr = None
     if not hasattr(rule, "step_size"):
@@ -171,7 +172,7 @@ def run(
         status=status,
         message=_message(status, step, stop_step, bound, stop_below),
         stop_step=stop_step,
-        final_state=RunState(np.array(theta), rule_state, step, t, state.stream),
+        final_state=RunState(np.array(theta), rule_state, step, t, bound, state.stream),
         settings={
             "problem": type(problem).__name__,
             "rule": repr(rule),
@@ -231,10 +232,10 @@ def _start(
             raise TypeError(
                 f"{type(rule).__name__}.init must return a tuple, got {type(rule_state).__name__}"
             )
-        return RunState(theta, rule_state, 0, 0.0, key), words
-    if needs_stream:
-        return RunState(state.theta, state.rule_state, state.step, state.t, key), words
-    return state, words
+        # The largest entry: squares, as in a Euclidean norm, overflow from 1e154 on.
+        bound = DIVERGENCE_FACTOR * (1 + float(np.abs(theta).max()))
+        return RunState(theta, rule_state, 0, 0.0, bound, key), words
+    return (replace(state, stream=key) if needs_stream else state), words
 
 
 def _fits(rule: Rule | LocalRule, state: RunState) -> bool:

@@ -17,6 +17,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from eosim._checks import Interval, check_domains, choice, interface
 
 _LR = {"domain": Interval(0, math.inf)}
@@ -300,15 +302,15 @@ class DAL:
 
     def rate(self, gradient: Any, local: Any) -> float:
         """The learning rate of a step with this gradient."""
-        length = math.sqrt(gradient @ gradient)
+        length = _length(gradient)
         if length == 0:
             return self.cap
+        direction = gradient / length  # v does not depend on the size of g
         if self.product == "exact":
-            image = local.hvp(gradient)
+            v = _length(local.hvp(direction))
         else:
-            shift = 0.01 / length
-            image = (local.gradient(local.theta + shift * gradient) - gradient) / shift
-        v = math.sqrt(image @ image) / length
+            shifted = local.gradient(local.theta + 0.01 * direction)
+            v = _length((shifted - gradient) / 0.01)
         return min(2 / v**self.p, self.cap) if v > 0 else self.cap
 
     def step_size(self, state: tuple[Any, ...]) -> float:
@@ -324,6 +326,12 @@ def check_rule(rule: Any) -> None:
 def needs_local(rule: Any) -> bool:
     """Whether a rule is a `LocalRule`: its step has a parameter named ``local``."""
     return "local" in inspect.signature(rule.step).parameters
+
+
+def _length(vector: Any) -> float:
+    """The Euclidean norm, also of vectors whose squares underflow."""
+    largest = float(np.abs(vector).max())
+    return largest * float(np.linalg.norm(vector / largest)) if largest > 0 else 0.0
 
 
 def _ratio(numerator: Any, denominator: Any) -> Any:

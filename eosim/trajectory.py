@@ -42,6 +42,8 @@ class RunState:
         Updates made so far.
     t : float
         Accumulated step size.
+    bound : float
+        Size of an entry of theta beyond which the run counts as diverged.
     stream : tuple of two ints, or None
         Key of the mini-batch stream; batch k is a pure function of (key, k).
     """
@@ -50,6 +52,7 @@ class RunState:
     rule_state: tuple[Any, ...]
     step: int
     t: float
+    bound: float
     stream: tuple[int, int] | None = None
 
 
@@ -144,6 +147,7 @@ class Trajectory:
             header["final_state"] = {
                 "step": state.step,
                 "t": state.t,
+                "bound": state.bound,
                 "stream": state.stream,
                 "entries": len(state.rule_state),
                 "counters": counters,
@@ -197,6 +201,7 @@ class Trajectory:
                 rule_state=rule_state,
                 step=saved["step"],
                 t=saved["t"],
+                bound=saved["bound"],
                 stream=None if stream is None else (stream[0], stream[1]),
             )
         return cls(

@@ -176,10 +176,16 @@ def save_animation(animation: Animation, path: Path) -> None:
             pictures.append(picture.convert("RGB"))
     palette = pictures[-1].quantize(GIF_COLORS, dither=Image.Dither.NONE)
     colors = np.array(palette.getpalette()).reshape(-1, 3)
-    colors[colors.sum(axis=1).argmax()] = 255  # its mean of near-whites is not quite white
-    frames = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
-    for frame in frames:
+    white = int(colors.sum(axis=1).argmax())
+    colors[white] = 255
+    frames = []
+    for picture in pictures:
+        indices = np.array(picture.quantize(palette=palette, dither=Image.Dither.NONE))
+        # Pillow looks colours up in a coarse table, which makes white a little grey.
+        indices[(np.asarray(picture) == 255).all(axis=2)] = white
+        frame = Image.fromarray(indices)
         frame.putpalette(colors.ravel().tolist())
+        frames.append(frame)
     times = [animation.milliseconds] * (len(frames) - 1) + [animation.pause]
     frames[0].save(
         path, save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True

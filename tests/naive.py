@@ -88,6 +88,33 @@ def frobenius(matrix):
     return math.sqrt(total)
 
 
+def network_output(theta, point, hidden, n_outputs):
+    """A tanh network, weight by weight: theta holds each layer row by row, the bias last."""
+    units, position = list(point), 0
+    widths = [*hidden, n_outputs]
+    for layer, width in enumerate(widths):
+        sums = []
+        for _ in range(width):
+            total = theta[position + len(units)]  # the bias
+            for j, unit in enumerate(units):
+                total = total + theta[position + j] * unit
+            position += len(units) + 1
+            sums.append(total if layer == len(widths) - 1 else np.tanh(total))
+        units = sums
+    assert position == len(theta)
+    return units
+
+
+def network_loss(theta, inputs, targets, hidden):
+    """(1/2n) sum over samples and outputs of (f - y)^2."""
+    total = 0
+    for point, target in zip(inputs, targets, strict=True):
+        outputs = network_output(theta, point, hidden, len(target))
+        for output, wanted in zip(outputs, target, strict=True):
+            total = total + (output - wanted) * (output - wanted)
+    return total / (2 * len(inputs))
+
+
 # Optimizers, written out ------------------------------------------------------------------------
 
 

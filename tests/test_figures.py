@@ -211,7 +211,7 @@ def test_a_constant_off_by_a_quarter_of_a_per_cent_fails_the_flow_errors(quick_a
 @pytest.mark.parametrize("flow", ["gradient", "order3", "order4", "principal2", "difference5"])
 def test_a_flow_of_the_wrong_order_fails_the_flow_errors(quick_arrays, flow):
     arrays = quick_arrays("flow_errors")
-    wrong = changed(arrays, **{flow: lambda drift: drift * arrays["h"][:, None] ** 0.2})
+    wrong = changed(arrays, **{flow: lambda drift: drift * arrays["h"][:, None] ** -0.2})
     assert any(quantity.endswith("slope") for quantity in failing("flow_errors", wrong))
 
 
