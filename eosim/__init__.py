@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from eosim._version import __version__
 
 if TYPE_CHECKING:
-    from eosim import flows, measure, optimizers, problems, sampling, stability
+    from eosim import catapult, flows, measure, optimizers, problems, sampling, stability
     from eosim.comparison import Comparison, compare
     from eosim.discrete import run
     from eosim.flows import (
@@ -74,7 +74,7 @@ _HOME = {
     "integrate": "eosim.flows",
     "run": "eosim.discrete",
 }
-_MODULES = ("flows", "measure", "optimizers", "problems", "sampling", "stability")
+_MODULES = ("catapult", "flows", "measure", "optimizers", "problems", "sampling", "stability")
 
 __all__ = [
     "DAL",
@@ -102,6 +102,7 @@ __all__ = [
     "Status",
     "Trajectory",
     "__version__",
+    "catapult",
     "closed_form",
     "compare",
     "flows",

@@ -6,6 +6,7 @@ One file derives one subject and ends in its claims; ``python -m theory`` runs t
 from collections.abc import Callable
 
 from theory import (
+    catapult,
     linear_stability,
     modified_flows,
     principal_flow,
@@ -22,6 +23,7 @@ _SUBJECTS: tuple[Callable[[], list[Claim]], ...] = (
     principal_flow.claims,
     step_sizes.claims,
     stochastic_flows.claims,
+    catapult.claims,
 )
 
 
