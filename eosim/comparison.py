@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from eosim._checks import Array, integer, real_number
+from eosim._checks import Array, integer, interface, real_number
 from eosim.discrete import run
 from eosim.flows import (
     Flow,
@@ -19,7 +19,7 @@ from eosim.flows import (
     PrincipalFlow,
     integrate,
 )
-from eosim.optimizers import GradientDescent, HeavyBall, Rule
+from eosim.optimizers import GradientDescent, HeavyBall, Rule, check_rule
 from eosim.problems.base import Problem
 from eosim.trajectory import Status, Trajectory
 
@@ -74,7 +74,8 @@ class Comparison:
             cells = [name] + [f"{errors[k]:.2e}" if k < len(errors) else "-" for k in shown]
             if restart:
                 values = self.restart_error[name]
-                cells += [_number(np.median(values)), _number(np.max(values))]
+                reached = values[~np.isnan(values)]
+                cells += [_number(reached, np.median), _number(reached, np.max)]
             lines.append([*cells, self.flows[name].status.name])
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         table = "\n".join(
@@ -143,7 +144,9 @@ def compare(
     >>> bool(found.global_error["principal flow"].max() < 1e-9)
     True
     """
-    lr = real_number("rule.lr", getattr(rule, "lr", None))
+    interface("problem", problem, ("dim", "loss", "gradient", "hessian"))
+    check_rule(rule)
+    lr = real_number(f"{type(rule).__name__}: lr", getattr(rule, "lr", None))
     restart_every = integer("restart_every", restart_every, minimum=1)
     named = _named(problem, rule, flows)
     iterates = run(problem, rule, theta0, n_steps, record={})
@@ -198,9 +201,17 @@ def _named(
     problem: Problem, rule: Rule, flows: Mapping[str, Flow] | Iterable[Flow] | None
 ) -> dict[str, Flow]:
     if isinstance(flows, Mapping):
+        for name, flow in flows.items():
+            _check_flow(name, flow, problem)
         return dict(flows)
     if flows is not None:
+        if not isinstance(flows, Iterable):
+            raise TypeError(
+                f"flows must be a mapping or a list of flows, got one {type(flows).__name__}"
+            )
         listed = list(flows)
+        for flow in listed:
+            _check_flow(type(flow).__name__, flow, problem)
         names = [type(flow).__name__ for flow in listed]
         if len(set(names)) < len(names):
             raise ValueError(f"flows of one class need names: pass a mapping; got {names}")
@@ -222,11 +233,20 @@ def _named(
     )
 
 
+def _check_flow(name: str, flow: Any, problem: Problem) -> None:
+    interface(f"flows: {name}", flow, ("problem", "field"))
+    if flow.problem.dim != problem.dim:
+        raise ValueError(
+            f"flows: {name} is a {type(flow).__name__} on another problem, of dim "
+            f"{flow.problem.dim}; here dim is {problem.dim}"
+        )
+
+
 def _along(frames: Sequence[tuple[Array, Array]], gaps: Array) -> Array:
     """Components along the eigenvectors of each frame, sharpest first; shape of ``gaps``."""
     rows = [gap @ vectors[:, ::-1] for (_, vectors), gap in zip(frames, gaps, strict=True)]
     return np.array(rows).reshape(gaps.shape)
 
 
-def _number(value: Any) -> str:
-    return "-" if np.isnan(value) else f"{value:.2e}"
+def _number(values: Array, statistic: Any) -> str:
+    return f"{statistic(values):.2e}" if len(values) else "-"

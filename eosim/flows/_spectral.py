@@ -22,7 +22,13 @@ _CLEAR_MATCH = 0.5
 
 
 class Logarithm(Protocol):
-    """The multivalued function log(1 - z) of a method, with its sheets."""
+    """The multivalued logarithm of a method's multiplier, log(1 - z) for gradient descent.
+
+    ``has_schur_form`` says whether it is that one, which also has a form without eigenvectors.
+    """
+
+    @property
+    def has_schur_form(self) -> bool: ...
 
     def start(self, z: Array) -> Array:
         """The value with which a path starts."""
@@ -79,30 +85,27 @@ def advanced(branch: Branch, hessian: Array, lr: float, logarithm: Logarithm) ->
 def _matched(
     branch: Branch, eigenvalues: Array, lr: float, logarithm: Logarithm
 ) -> tuple[Array, bool]:
+    """The continued logarithms, and whether continuity left no doubt."""
     z = lr * eigenvalues
     start = logarithm.start(z)
     if np.isrealobj(start) and np.isrealobj(branch.logarithms):
         return start, True
     distance = np.abs(branch.eigenvalues[:, None] - eigenvalues)  # (old, new)
-    rows, columns = linear_sum_assignment(distance)
-    carried = np.empty(len(z), dtype=complex)
-    carried[columns] = branch.logarithms[rows]
-    if np.isrealobj(z):
-        # On the real axis a crossing of a singularity changes the imaginary part by exactly pi:
-        # both signs are admissible (conjugate solutions), and the convention of the start decides.
-        sheets = np.atleast_2d(start)
-    else:
-        sheets = logarithm.sheets(z)
-    turns = np.round((carried.imag - sheets.imag) / (2 * np.pi))
-    shifted = sheets + 2j * np.pi * turns if turns.any() else sheets
-    nearest = np.abs(shifted - carried).argmin(axis=0)
-    logarithms = shifted[nearest, np.arange(len(z))]
-    # Ambiguity matters only between eigenvalues on different turns.
-    turn = np.empty(len(z))
-    turn[rows] = turns[nearest[columns], columns]
-    moved = distance[rows, columns]
-    other = np.where(turn[rows][:, None] != turn[rows][None, :], distance[rows][:, columns], np.inf)
-    clear = bool((moved <= _CLEAR_MATCH * other.min(axis=1)).all())
+    old, new = linear_sum_assignment(distance)  # old is 0, 1, ..., n-1
+    # On the real axis a crossing of a singularity changes the imaginary part by exactly pi: both
+    # signs are admissible (conjugate solutions), and the convention of the start decides.
+    sheets = start[None, :] if np.isrealobj(z) else logarithm.sheets(z)  # (sheet, new)
+    carried = np.asarray(branch.logarithms, dtype=complex)[:, None]  # (old, 1)
+    turns = np.round((carried.imag - sheets[:, None, :].imag) / (2 * np.pi))  # (sheet, old, new)
+    values = sheets[:, None, :] + 2j * np.pi * turns
+    nearest = np.abs(values - carried).argmin(axis=0)  # (old, new)
+    values = np.take_along_axis(values, nearest[None], axis=0)[0]  # by whose memory, at which z
+    logarithms = np.empty(len(z), dtype=complex)
+    logarithms[new] = values[old, new]
+    # A mix-up matters only where the memory of the one gives another value than that of the other.
+    differs = np.abs(values - logarithms) > 1e-6
+    other = np.where(differs, distance, np.inf).min(axis=1)
+    clear = bool((distance[old, new] <= _CLEAR_MATCH * other[old]).all())
     return logarithms, clear
 
 
@@ -123,6 +126,10 @@ def apply_dense(
     if info == 0 and condition > _WORST_CONDITION:
         weights, _ = lapack.zgetrs(factors, pivots, vector)
         return vectors @ (alpha * weights)
+    if not logarithm.has_schur_form:
+        raise LeftRange(
+            "the Hessian is defective (eigenvectors coincide), where this flow has no other form"
+        )
     return apply_without_eigenvectors(hessian, vector, lr, z, logarithms)
 
 

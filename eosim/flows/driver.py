@@ -130,6 +130,7 @@ class _Path:
         self.interval, self.interval_start = 0.0, 0
         self.step_size: float | None = None
         self.t = 0.0  # of the last accepted step
+        self.chosen = 0  # steps whose branch continuity did not decide
 
     def __call__(self, t: float, theta: Array) -> Array:
         self.evaluations += 1
@@ -172,6 +173,7 @@ class _Path:
                 if not settle:
                     raise
                 self.branch = ambiguous.best
+                self.chosen += 1
             except (FloatingPointError, np.linalg.LinAlgError) as error:
                 raise _NotFinite(str(error)) from None
         self.t = t
@@ -286,6 +288,11 @@ def _integrate(
     evaluations = 0 if path is None else path.evaluations
     if status is Status.COMPLETED:
         message = f"completed: {evaluations} field evaluations to t = {t:.6g}"
+        if path is not None and path.chosen:
+            message += (
+                f". In {path.chosen} steps eigenvalues met on different branches: there the nearest "
+                "was a choice, and the path after them may be another one's"
+            )
     reached = times[: len(kept)]
     return Trajectory(
         t=reached.copy(),

@@ -59,6 +59,8 @@ def principal_coefficient(z: Any, logarithm: Any) -> Any:
 class _DescentLogarithm:
     """log(1 - z): one sheet."""
 
+    has_schur_form = True
+
     def start(self, z: Array) -> Array:
         """+i pi for real z > 1, real while every z <= 1."""
         if not np.isrealobj(z):
@@ -84,6 +86,8 @@ class _HeavyBallLogarithm:
 
     momentum: float
 
+    has_schur_form = False
+
     def start(self, z: Array) -> Array:
         """The root of larger modulus (it tends to 1 at z = 0); at real z with Im in [0, pi]."""
         larger = self.sheets(z)[0]
@@ -101,7 +105,9 @@ class _HeavyBallLogarithm:
         near_one = z / 2 * ((z - 2 * (1 + b)) / (root + 1 - b) - 1)  # rho - 1, without cancellation
         shift = np.where(plus, near_one, (total - root) / 2 - 1)
         larger = log1p(np.where(np.abs(1 + shift) < _FLOOR, _FLOOR - 1, shift))
-        return np.stack([larger, np.log(max(b, _FLOOR)) - larger])
+        if b == 0:  # the other root is 0 for every z, and no path leads there
+            return larger[None, :]
+        return np.stack([larger, np.log(b) - larger])
 
     def coefficient(self, z: Array, logarithms: Array) -> Array:
         zero = z == 0
@@ -207,7 +213,7 @@ class PrincipalFlow:
             hessian = self.problem.hessian(theta)  # complex symmetric off the real axis
             branch = branch or started(hessian, self.lr, _DESCENT)
             if not self.problem.analytic:
-                _refuse_beyond_one(self.problem, self.lr * np.linalg.eigvalsh(hessian.real)[-1])
+                _refuse_beyond(1, self.problem, self.lr * np.linalg.eigvalsh(hessian.real)[-1])
             field = apply_dense(hessian, g, self.lr, branch, _DESCENT)
         if self.corrections >= 1:
             Tgg = third_derivative(self.problem, theta, g, g)
@@ -234,7 +240,7 @@ class PrincipalFlow:
             _LANCZOS_STEPS,
         )
         if not self.problem.analytic and len(ritz):
-            _refuse_beyond_one(self.problem, ritz[-1])
+            _refuse_beyond(1, self.problem, ritz[-1])
         if error <= _LANCZOS_TOLERANCE:
             return field
         if self.problem.dim > _DENSE_LIMIT:
@@ -263,7 +269,8 @@ class HeavyBallPrincipalFlow:
     Parameters
     ----------
     problem : Problem
-        Analytic.
+        Analytic; otherwise followed while every :math:`h\lambda < (1-\sqrt\beta)^2`, where the flow is
+        real.
     lr : float
         h, positive.
     momentum : float
@@ -279,11 +286,14 @@ class HeavyBallPrincipalFlow:
     lr: float
     momentum: float = 0.9
 
-    is_complex = True
+    @property
+    def is_complex(self) -> bool:
+        """A problem that is not analytic is followed only where the flow is real."""
+        return self.problem.analytic
 
     def __post_init__(self) -> None:
         name = "HeavyBallPrincipalFlow"
-        interface(f"{name}: problem", self.problem, ("dim", "gradient", "hessian"))
+        interface(f"{name}: problem", self.problem, ("dim", "gradient", "hessian", "analytic"))
         lr = real_number(f"{name}: lr", self.lr, Interval(0, math.inf))
         momentum = real_number(
             f"{name}: momentum", self.momentum, Interval(0, 1, lower_closed=True)
@@ -309,12 +319,15 @@ class HeavyBallPrincipalFlow:
     def field(self, theta: Array, branch: Branch | None = None) -> Array:
         hessian, g = self.problem.hessian(theta), self.problem.gradient(theta)
         branch = branch or started(hessian, self.lr, self._logarithm)
+        if not self.problem.analytic:
+            edge = (1 - math.sqrt(self.momentum)) ** 2
+            _refuse_beyond(edge, self.problem, self.lr * np.linalg.eigvalsh(hessian.real)[-1])
         return apply_dense(hessian, g, self.lr, branch, self._logarithm)
 
 
-def _refuse_beyond_one(problem: Problem, z: float) -> None:
-    if z >= 1:
+def _refuse_beyond(edge: float, problem: Problem, z: float) -> None:
+    if z >= edge:
         raise LeftRange(
-            f"h * lambda reached {z:.4g}, but {type(problem).__name__} is not analytic: the principal "
-            "flow turns complex at h * lambda = 1. Lower lr, or compare with a real flow"
+            f"h * lambda reached {z:.4g}, but {type(problem).__name__} is not analytic: the flow turns "
+            f"complex at h * lambda = {edge:.4g}. Lower lr, or compare with a real flow"
         )

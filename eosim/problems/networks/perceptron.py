@@ -57,6 +57,8 @@ class Perceptron:
                 f"inputs and targets must have one row per sample; got shapes {inputs.shape} and "
                 f"{targets.shape}"
             )
+        if not isinstance(self.hidden, Sequence) or isinstance(self.hidden, str):
+            raise TypeError(f"hidden must be a sequence of widths, e.g. (32,); got {self.hidden!r}")
         hidden = tuple(integer("hidden", width, minimum=1) for width in self.hidden)
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "targets", targets.reshape(len(targets), -1))
@@ -82,9 +84,9 @@ class Perceptron:
 
     def outputs(self, theta: Array, inputs: Any = None) -> Array:
         """f at ``inputs`` (n, d), the training inputs if None; shape (n, n_outputs)."""
-        points = (
-            self.inputs if inputs is None else float_array("inputs", inputs, shape=(None, None))
-        )
+        points = self.inputs
+        if inputs is not None:
+            points = float_array("inputs", inputs, shape=(None, points.shape[1]))
         return self._forward(self._layers(theta), points)[-1]
 
     def residuals(self, theta: Array, batch: Array | None = None) -> Array:
