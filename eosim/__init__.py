@@ -34,12 +34,16 @@ if TYPE_CHECKING:
     )
     from eosim.problems import (
         Cosine,
+        DeepHomogeneousNet,
         LinearRegression,
         Perceptron,
         Polynomial,
         Quadratic,
+        QuadraticNet,
         Rosenbrock,
+        TwoLayerNet,
         from_functions,
+        uv_net,
     )
     from eosim.trajectory import RunState, Status, Trajectory
 
@@ -48,6 +52,10 @@ _HOME = {
     "Cosine": "eosim.problems",
     "DAL": "eosim.optimizers",
     "EMAMomentum": "eosim.optimizers",
+    "uv_net": "eosim.problems",
+    "TwoLayerNet": "eosim.problems",
+    "QuadraticNet": "eosim.problems",
+    "DeepHomogeneousNet": "eosim.problems",
     "ForwardDifferenceFlow": "eosim.flows",
     "GradientDescent": "eosim.optimizers",
     "GradientFlow": "eosim.flows",
@@ -80,6 +88,7 @@ __all__ = [
     "DAL",
     "Comparison",
     "Cosine",
+    "DeepHomogeneousNet",
     "EMAMomentum",
     "ForwardDifferenceFlow",
     "GradientDescent",
@@ -95,12 +104,14 @@ __all__ = [
     "PrincipalFlow",
     "PrincipalSeries",
     "Quadratic",
+    "QuadraticNet",
     "QuasiHyperbolic",
     "Rosenbrock",
     "RunState",
     "ShuffledEpochLoss",
     "Status",
     "Trajectory",
+    "TwoLayerNet",
     "__version__",
     "catapult",
     "closed_form",
@@ -114,6 +125,7 @@ __all__ = [
     "run",
     "sampling",
     "stability",
+    "uv_net",
 ]
 
 

@@ -42,10 +42,15 @@ class Logarithm(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """Eigenvalues of H at the last accepted state, and the logarithm each of them carries."""
+    """Eigenvalues of H at the last accepted state, and the logarithm each of them carries.
+
+    ``at_start`` says that these are the values with which a path would start here: on the real
+    axis that convention is continuous, and nothing needs to be matched.
+    """
 
     eigenvalues: Array
     logarithms: Array
+    at_start: bool
 
 
 def decompose(hessian: Array) -> tuple[Array, Array]:
@@ -63,7 +68,7 @@ def decompose(hessian: Array) -> tuple[Array, Array]:
 def started(hessian: Array, lr: float, logarithm: Logarithm) -> Branch:
     """The branch of a path that starts here."""
     eigenvalues, _ = decompose(hessian)
-    return Branch(eigenvalues, logarithm.start(lr * eigenvalues))
+    return Branch(eigenvalues, logarithm.start(lr * eigenvalues), np.isrealobj(eigenvalues))
 
 
 def continued(branch: Branch, eigenvalues: Array, lr: float, logarithm: Logarithm) -> Array:
@@ -76,7 +81,9 @@ def advanced(branch: Branch, hessian: Array, lr: float, logarithm: Logarithm) ->
     """The branch at the next accepted state; raises `AmbiguousBranch` if it came from too far."""
     eigenvalues, _ = decompose(hessian)
     logarithms, clear = _matched(branch, eigenvalues, lr, logarithm)
-    branch = Branch(eigenvalues, logarithms)
+    start = logarithm.start(lr * eigenvalues)
+    at_start = np.isrealobj(eigenvalues) and np.array_equal(start, logarithms)
+    branch = Branch(eigenvalues, logarithms, at_start)
     if not clear:
         raise AmbiguousBranch(branch)
     return branch
@@ -88,7 +95,7 @@ def _matched(
     """The continued logarithms, and whether continuity left no doubt."""
     z = lr * eigenvalues
     start = logarithm.start(z)
-    if np.isrealobj(start) and np.isrealobj(branch.logarithms):
+    if branch.at_start and np.isrealobj(z):
         return start, True
     distance = np.abs(branch.eigenvalues[:, None] - eigenvalues)  # (old, new)
     old, new = linear_sum_assignment(distance)  # old is 0, 1, ..., n-1
@@ -110,12 +117,15 @@ def _matched(
 
 
 def apply_dense(
-    hessian: Array, vector: Array, lr: float, branch: Branch, logarithm: Logarithm
+    hessian: Array, vector: Array, lr: float, branch: Branch | None, logarithm: Logarithm
 ) -> Array:
-    """alpha(hH) vector from all eigenvalues, on the branch continued from ``branch``."""
+    """alpha(hH) vector from all eigenvalues, continued from ``branch``; as at a start if None."""
     eigenvalues, vectors = decompose(hessian)
     z = lr * eigenvalues
-    logarithms = continued(branch, eigenvalues, lr, logarithm)
+    if branch is None:
+        logarithms = logarithm.start(z)
+    else:
+        logarithms = continued(branch, eigenvalues, lr, logarithm)
     alpha = logarithm.coefficient(z, logarithms)
     if np.isrealobj(vectors):  # orthonormal
         return vectors @ (alpha * (vectors.T @ vector))

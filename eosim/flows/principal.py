@@ -211,7 +211,6 @@ class PrincipalFlow:
             field = self._lanczos(theta, g)
         else:
             hessian = self.problem.hessian(theta)  # complex symmetric off the real axis
-            branch = branch or started(hessian, self.lr, _DESCENT)
             if not self.problem.analytic:
                 _refuse_beyond(1, self.problem, self.lr * np.linalg.eigvalsh(hessian.real)[-1])
             field = apply_dense(hessian, g, self.lr, branch, _DESCENT)
@@ -251,7 +250,7 @@ class PrincipalFlow:
                 "decompose the Hessian"
             )
         hessian = self.problem.hessian(theta)
-        return apply_dense(hessian, g, self.lr, started(hessian, self.lr, _DESCENT), _DESCENT)
+        return apply_dense(hessian, g, self.lr, None, _DESCENT)
 
 
 @dataclass(frozen=True)
@@ -318,7 +317,6 @@ class HeavyBallPrincipalFlow:
 
     def field(self, theta: Array, branch: Branch | None = None) -> Array:
         hessian, g = self.problem.hessian(theta), self.problem.gradient(theta)
-        branch = branch or started(hessian, self.lr, self._logarithm)
         if not self.problem.analytic:
             edge = (1 - math.sqrt(self.momentum)) ** 2
             _refuse_beyond(edge, self.problem, self.lr * np.linalg.eigvalsh(hessian.real)[-1])

@@ -1,5 +1,19 @@
 """Neural networks with hand-derived, exact derivatives."""
 
+from eosim.problems.networks.homogeneous import (
+    DeepHomogeneousNet,
+    FrozenGates,
+    TwoLayerNet,
+    activation_sparsity,
+    uv_net,
+)
 from eosim.problems.networks.perceptron import Perceptron
 
-__all__ = ["Perceptron"]
+__all__ = [
+    "DeepHomogeneousNet",
+    "FrozenGates",
+    "Perceptron",
+    "TwoLayerNet",
+    "activation_sparsity",
+    "uv_net",
+]
