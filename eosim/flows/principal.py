@@ -105,7 +105,7 @@ class _HeavyBallLogarithm:
         near_one = z / 2 * ((z - 2 * (1 + b)) / (root + 1 - b) - 1)  # rho - 1, without cancellation
         shift = np.where(plus, near_one, (total - root) / 2 - 1)
         larger = log1p(np.where(np.abs(1 + shift) < _FLOOR, _FLOOR - 1, shift))
-        if b == 0:  # the other root is 0 for every z, and no path leads there
+        if b < _FLOOR:  # the other root is 0 for every z, and no path leads there
             return larger[None, :]
         return np.stack([larger, np.log(b) - larger])
 
@@ -146,6 +146,11 @@ class PrincipalFlow:
     solve. Where the eigenvectors nearly coincide (reciprocal condition of V below 1e-9) it is taken
     from a Schur form instead, which exists on the principal branch only; elsewhere `LeftRange`. While
     continuity does not decide between branches, `integrate` takes the step again, shorter.
+
+    A curvature that *falls* through :math:`h\lambda = 1` along its own direction passes below the
+    singularity: its logarithm arrives with a full turn, :math:`2i\pi`, and the flow rotates once per
+    step although gradient descent does not. That is the continued flow itself, not an error of the
+    integration; restart from an iterate there (`eosim.compare` does).
 
     Raises
     ------

@@ -35,7 +35,9 @@ def sharpness_rate(flow: Flow, theta: Array, branch: Any = None) -> Any:
     ValueError
         If the top eigenvalue is degenerate (relative gap below 1e-10): it has no derivative.
     """
-    values, vectors = np.linalg.eigh(flow.problem.hessian(theta))
+    if np.any(np.imag(theta)):
+        raise ValueError("sharpness_rate needs a real state: at complex ones lambda_1 has no order")
+    values, vectors = np.linalg.eigh(flow.problem.hessian(np.real(theta)))
     if len(values) > 1 and values[-1] - values[-2] <= 1e-10 * np.abs(values).max():
         raise ValueError("sharpness_rate needs a simple top eigenvalue; the two largest coincide")
     top = vectors[:, -1]

@@ -100,17 +100,22 @@ class OrnsteinUhlenbeck:
         """E[X(t)], shape (n_times, dim)."""
         logs, vectors = self._eigen
         weights = vectors.T @ state_vector("start", start, len(logs))
-        times = float_array("times", times, shape=(None,))
+        times = _times(times)
         return (np.exp(np.multiply.outer(times / self.lr, logs)) * weights) @ vectors.T
 
     def covariance(self, times: Any, initial: Any = None) -> Array:
         """Cov X(t) from ``initial`` (0 if None) at t = 0; shape (n_times, dim, dim)."""
         logs, vectors = self._eigen
         start = np.zeros_like(self.hessian) if initial is None else initial
-        start = vectors.T @ symmetric_matrix("initial", start) @ vectors
+        start = symmetric_matrix("initial", start)
+        if start.shape != self.hessian.shape:
+            raise ValueError(
+                f"initial must have the shape of hessian, {self.hessian.shape}; got {start.shape}"
+            )
+        start = vectors.T @ start @ vectors
         exponents = logs[:, None] + logs  # log q per step
         result = []
-        for steps in float_array("times", times, shape=(None,)) / self.lr:
+        for steps in _times(times) / self.lr:
             grown = np.exp(steps * exponents) * start
             # the integral of e^{s log q} over [0, t], times D
             added = (
@@ -136,7 +141,9 @@ class OrnsteinUhlenbeck:
                 f"the diffusion matrix has the negative eigenvalue {lowest:.3g}: no real process has "
                 "this covariance at all times (noise of low rank across unequal curvatures)"
             )
-        times = float_array("times", times, shape=(None,))
+        times = _times(times)
+        if (np.diff(times) < 0).any():
+            raise ValueError("times must not decrease: a path is sampled forwards")
         n_paths = integer("n_paths", n_paths, minimum=1)
         generator = np.random.default_rng(seed)
         dim = len(self.hessian)
@@ -151,6 +158,13 @@ class OrnsteinUhlenbeck:
             state = state @ decay + generator.standard_normal((n_paths, dim)) @ root.T
             paths[:, index], elapsed = state, time
         return paths
+
+
+def _times(times: Any) -> Array:
+    times = float_array("times", times, shape=(None,))
+    if (times < 0).any():
+        raise ValueError(f"times must be 0 or later, got {times.min():g}")
+    return times
 
 
 def _mean_exponential(x: Array) -> Array:
@@ -187,7 +201,15 @@ class ShuffledEpochLoss:
 
     def __post_init__(self) -> None:
         lr = real_number("ShuffledEpochLoss: lr", self.lr, Interval(0, math.inf))
-        batches = [np.array(batch, dtype=np.int64) for batch in self.batches]
+        if not hasattr(self.problem, "n_samples"):
+            raise TypeError(
+                "ShuffledEpochLoss needs a problem that is a mean over samples; "
+                f"{type(self.problem).__name__} has no n_samples"
+            )
+        batches = [np.array(batch) for batch in self.batches]
+        if any(batch.dtype.kind not in "iu" for batch in batches if batch.size):
+            raise TypeError("batches must hold integers")
+        batches = [batch.astype(np.int64) for batch in batches]
         if len({batch.shape for batch in batches}) != 1 or batches[0].ndim != 1:
             raise ValueError(
                 "batches must be index arrays of one size, got shapes "
