@@ -48,7 +48,8 @@ class Peak(NamedTuple):
 def peak(a: float, w: float) -> Peak:
     r"""Height :math:`\delta^2/2 + \delta^3/3` and time :math:`\ln(2\delta^2/w_0)/2\ln(1+\delta)`, Y = 0.
 
-    The height is within 7 % for delta = a - 2 up to 0.5, the time within one step.
+    For a start well below the pulse, w much smaller than :math:`\delta^2/2`: the height is then within
+    7 % for delta = a - 2 up to 0.5, the time within one step.
 
     Raises
     ------
