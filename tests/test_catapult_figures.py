@@ -6,6 +6,8 @@ import pytest
 from eosim.catapult import Phase
 from figures import catapult_map, catapult_trajectory, catapult_width
 
+pytestmark = pytest.mark.size  # without the JIT a phase diagram of 400,000 starts takes minutes
+
 
 @pytest.fixture(scope="module")
 def quick_map():
