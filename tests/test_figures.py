@@ -20,10 +20,10 @@ from figures import __main__ as command
 from figures import _style
 from figures._headline import Row
 
+NAMES = command.figure_names()
 # Without the JIT a phase diagram of 400,000 starts takes minutes.
-NAMES = [
-    pytest.param(name, marks=pytest.mark.size) if name == "catapult_map" else name
-    for name in command.figure_names()
+FIGURES = [
+    pytest.param(name, marks=pytest.mark.size) if name == "catapult_map" else name for name in NAMES
 ]
 ROOT = Path(figures.__file__).parent.parent
 
@@ -103,7 +103,7 @@ def test_the_figures_are_discovered_and_private_modules_are_not():
     assert not any(name.startswith("_") for name in NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_states_its_claim_and_has_the_three_functions(name):
     module = command.load(name)
     claim = command.claim(module)
@@ -114,7 +114,7 @@ def test_a_figure_states_its_claim_and_has_the_three_functions(name):
     assert list(inspect.signature(module.headline).parameters) == ["arrays"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_has_a_committed_picture_and_a_row_in_the_readme(name):
     picture = ROOT / "figures" / "pictures" / f"{name}.png"
     assert picture.stat().st_size < 200_000
@@ -123,14 +123,14 @@ def test_a_figure_has_a_committed_picture_and_a_row_in_the_readme(name):
     assert f"](pictures/{name}.png)" in readme
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_every_headline_row_of_the_quick_figure_holds(name, quick_arrays):
     rows = command.load(name).headline(quick_arrays(name))
     assert rows
     assert [row.quantity for row in rows if not row.holds] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_no_text_of_a_figure_is_clipped_or_lies_on_other_text(name, quick_arrays):
     figure = command.load(name).draw(quick_arrays(name))
     boxes = text_boxes(figure)
