@@ -7,8 +7,8 @@ import pytest
 
 import eosim
 from eosim.problems.base import third_derivative
+from eosim.problems.networks.deep import DeepHomogeneousNet
 from eosim.problems.networks.homogeneous import (
-    DeepHomogeneousNet,
     FrozenGates,
     TwoLayerNet,
     activation_sparsity,

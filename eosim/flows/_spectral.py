@@ -71,12 +71,6 @@ def started(hessian: Array, lr: float, logarithm: Logarithm) -> Branch:
     return Branch(eigenvalues, logarithm.start(lr * eigenvalues), np.isrealobj(eigenvalues))
 
 
-def continued(branch: Branch, eigenvalues: Array, lr: float, logarithm: Logarithm) -> Array:
-    """The logarithms nearest to those of ``branch``, matched eigenvalue to eigenvalue."""
-    logarithms, _ = _matched(branch, eigenvalues, lr, logarithm)
-    return logarithms
-
-
 def advanced(branch: Branch, hessian: Array, lr: float, logarithm: Logarithm) -> Branch:
     """The branch at the next accepted state; raises `AmbiguousBranch` if it came from too far."""
     eigenvalues, _ = decompose(hessian)
@@ -125,7 +119,7 @@ def apply_dense(
     if branch is None:
         logarithms = logarithm.start(z)
     else:
-        logarithms = continued(branch, eigenvalues, lr, logarithm)
+        logarithms, _ = _matched(branch, eigenvalues, lr, logarithm)
     alpha = logarithm.coefficient(z, logarithms)
     if np.isrealobj(vectors):  # orthonormal
         return vectors @ (alpha * (vectors.T @ vector))

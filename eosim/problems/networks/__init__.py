@@ -1,7 +1,7 @@
 """Neural networks with hand-derived, exact derivatives."""
 
+from eosim.problems.networks.deep import DeepHomogeneousNet
 from eosim.problems.networks.homogeneous import (
-    DeepHomogeneousNet,
     FrozenGates,
     TwoLayerNet,
     activation_sparsity,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eosim._checks import Array, float_array, integer
+from eosim.problems.networks._shared import split_layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +88,12 @@ class Perceptron:
         points = self.inputs
         if inputs is not None:
             points = float_array("inputs", inputs, shape=(None, points.shape[1]))
-        return self._forward(self._layers(theta), points)[-1]
+        return self._forward(split_layers(theta, self.shapes), points)[-1]
 
     def residuals(self, theta: Array, batch: Array | None = None) -> Array:
         """e = f - y, of shape (batch, n_outputs)."""
         inputs, targets = self._rows(batch)
-        return self._forward(self._layers(theta), inputs)[-1] - targets
+        return self._forward(split_layers(theta, self.shapes), inputs)[-1] - targets
 
     def loss(self, theta: Array, batch: Array | None = None) -> Any:
         residuals = self.residuals(theta, batch)
@@ -100,7 +101,7 @@ class Perceptron:
 
     def gradient(self, theta: Array, batch: Array | None = None) -> Array:
         inputs, targets = self._rows(batch)
-        layers = self._layers(theta)
+        layers = split_layers(theta, self.shapes)
         units = self._forward(layers, inputs)
         delta = (units[-1] - targets) / len(inputs)  # dL/df (n, k)
         gradients = []
@@ -112,7 +113,7 @@ class Perceptron:
     def hvp(self, theta: Array, v: Array, batch: Array | None = None) -> Array:
         """H v by differentiating the gradient's two passes along v (Pearlmutter 1994)."""
         inputs, targets = self._rows(batch)
-        layers, moves = self._layers(theta), self._layers(v)
+        layers, moves = split_layers(theta, self.shapes), split_layers(v, self.shapes)
         units = self._forward(layers, inputs)
         velocities = [np.zeros_like(inputs)]  # d(unit) along v
         for layer, move, unit, below in zip(layers, moves, units[1:], units[:-1], strict=True):
@@ -141,7 +142,7 @@ class Perceptron:
     def jacobian(self, theta: Array, batch: Array | None = None) -> Array:
         """df/dtheta, of shape (batch, n_outputs, dim)."""
         inputs, _ = self._rows(batch)
-        layers = self._layers(theta)
+        layers = split_layers(theta, self.shapes)
         units = self._forward(layers, inputs)
         n = len(inputs)
         delta = np.broadcast_to(np.eye(self.n_outputs), (n, self.n_outputs, self.n_outputs))
@@ -164,13 +165,6 @@ class Perceptron:
             weights = generator.standard_normal((out, inner - 1)) / np.sqrt(inner - 1)
             parts.append(np.hstack([weights, np.zeros((out, 1))]).ravel())
         return np.concatenate(parts)
-
-    def _layers(self, theta: Array) -> list[Array]:
-        layers, start = [], 0
-        for out, inner in self.shapes:
-            layers.append(theta[start : start + out * inner].reshape(out, inner))
-            start += out * inner
-        return layers
 
     @staticmethod
     def _forward(layers: list[Array], inputs: Array) -> list[Array]:
