@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from eosim._version import __version__
 
 if TYPE_CHECKING:
-    from eosim import catapult, flows, measure, optimizers, problems, sampling, stability
+    from eosim import catapult, flows, measure, moments, optimizers, problems, sampling, stability
     from eosim.comparison import Comparison, compare
     from eosim.discrete import run
     from eosim.flows import (
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         closed_form,
         integrate,
     )
+    from eosim.moments import predict
     from eosim.optimizers import (
         DAL,
         EMAMomentum,
@@ -80,9 +81,19 @@ _HOME = {
     "compare": "eosim.comparison",
     "from_functions": "eosim.problems",
     "integrate": "eosim.flows",
+    "predict": "eosim.moments",
     "run": "eosim.discrete",
 }
-_MODULES = ("catapult", "flows", "measure", "optimizers", "problems", "sampling", "stability")
+_MODULES = (
+    "catapult",
+    "flows",
+    "measure",
+    "moments",
+    "optimizers",
+    "problems",
+    "sampling",
+    "stability",
+)
 
 __all__ = [
     "DAL",
@@ -120,7 +131,9 @@ __all__ = [
     "from_functions",
     "integrate",
     "measure",
+    "moments",
     "optimizers",
+    "predict",
     "problems",
     "run",
     "sampling",

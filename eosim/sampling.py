@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from eosim._checks import Array, integer
+from eosim._checks import Array, choice, integer
 
 SCHEMES = ("without_replacement", "with_replacement", "bernoulli", "reshuffling")
 
@@ -75,6 +75,70 @@ class BatchStream:
             for slot in range(per_epoch):
                 if start <= epoch * per_epoch + slot < stop:
                     yield order[slot * self.batch_size : (slot + 1) * self.batch_size]
+
+
+class BatchMoments(NamedTuple):
+    r"""Second moments of a batch, with which every average over batches is written.
+
+    .. math:: E[W S W] = \mathrm{kept}\; S + \mathrm{noise}\; n\, \mathrm{Diag}(S)
+
+    W = (n/B) diag(counts), so that E[W] = I; S is any symmetric matrix and Diag its diagonal (its
+    diagonal blocks, where a sample has several outputs).
+    """
+
+    kept: float
+    noise: float
+
+
+def batch_moments(
+    n_samples: int, batch_size: int, sampling: str = "without_replacement"
+) -> BatchMoments:
+    r"""The two numbers through which mini-batches enter every second moment.
+
+    =================== ========================= ======================
+    sampling            kept                      noise
+    =================== ========================= ======================
+    without_replacement :math:`1 - \kappa`         :math:`\kappa = (n-B)/(B(n-1))`, 0 if n = 1
+    with_replacement    1 - 1/B                   1/B
+    bernoulli           1                         (n - B)/(nB)
+    =================== ========================= ======================
+
+    The covariance of the mini-batch gradient is kappa times that of one sample's; with Bernoulli
+    sampling it is ``noise`` times the uncentred second moment.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is out of range, or sampling is "reshuffling": its batches depend on each other,
+        so that no second moment of one step describes them.
+
+    Examples
+    --------
+    >>> from eosim.sampling import batch_moments
+    >>> batch_moments(5, 2)
+    BatchMoments(kept=0.625, noise=0.375)
+    """
+    n = integer("n_samples", n_samples, minimum=1)
+    B = integer("batch_size", batch_size, minimum=1)
+    sampling = choice("sampling", sampling, SCHEMES)
+    if sampling == "reshuffling":
+        raise ValueError(
+            "sampling must draw every batch independently; reshuffling has no second moment of one "
+            "step. Measure it with run_ensemble"
+        )
+    if sampling != "with_replacement" and n < B:
+        raise ValueError(f"batch_size must be at most n_samples = {n}, got {B}")
+    if sampling == "with_replacement":
+        return BatchMoments(1 - 1 / B, 1 / B)
+    if sampling == "bernoulli":
+        return BatchMoments(1.0, (n - B) / (n * B))
+    kappa = (n - B) / (B * (n - 1)) if n > 1 else 0.0
+    return BatchMoments(1 - kappa, kappa)
+
+
+def noise_factor(n_samples: int, batch_size: int, sampling: str = "without_replacement") -> float:
+    """kappa, the ``noise`` of `batch_moments`: 0 for the full batch without replacement, 1 at B = 1."""
+    return batch_moments(n_samples, batch_size, sampling).noise
 
 
 def seed_sequence(seed: Any) -> np.random.SeedSequence:

@@ -1,0 +1,131 @@
+"""The exact second moments of the residuals under SGD, with or without momentum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eosim._checks import Array, Interval, float_array, real_number
+from eosim.sampling import BatchMoments, batch_moments
+from eosim.stability.tangent_kernel import TangentKernel, as_kernel
+
+
+class Moments(NamedTuple):
+    """E[e e^T], E[e u^T] and E[u u^T], u the last move; each (n * n_outputs, n * n_outputs)."""
+
+    residual: Array
+    cross: Array
+    move: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Covariance:
+    r""":math:`S_t = E[e_t e_t^\top]` for :math:`u' = \mu u + \eta\Theta W e,\ e' = e - u'`; exact.
+
+    Without momentum, with the ``kept`` and ``noise`` of `eosim.sampling.batch_moments`,
+
+    .. math:: S' = S - \eta\Theta S - \eta S\Theta
+              + \eta^2\,\Theta\,[\mathrm{kept}\,S + \mathrm{noise}\,n\,\mathrm{Diag}(S)]\,\Theta
+
+    Any Theta, singular or not: what lies outside its range stays and feeds noise. Diag keeps the
+    diagonal (the diagonal blocks of the outputs of one sample). O(n^3) per step: two products of
+    matrices, three with momentum.
+
+    Parameters
+    ----------
+    kernel : TangentKernel or (n, n) array
+        The NTK :math:`J J^\top/n`.
+    lr : float
+    batch_size : int
+    sampling : str
+        "without_replacement", "with_replacement" or "bernoulli". Reshuffling is refused: its batches
+        depend on each other within an epoch.
+    momentum : float
+        mu in [0, 1), of heavy-ball momentum.
+
+    Notes
+    -----
+    Records "loss", :math:`E|e|^2/2n`. The moments themselves: ``start`` and ``step``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong, or the kernel is only a spectrum.
+    """
+
+    kernel: Any
+    lr: float
+    batch_size: int
+    sampling: str = "without_replacement"
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        kernel = as_kernel(self.kernel)
+        kernel.vectors()
+        batch_moments(kernel.n_samples, self.batch_size, self.sampling)
+        domain = Interval(0, 1, lower_closed=True)
+        object.__setattr__(self, "kernel", kernel)
+        object.__setattr__(self, "lr", real_number("lr", self.lr, Interval(0, math.inf)))
+        object.__setattr__(self, "momentum", real_number("momentum", self.momentum, domain))
+
+    @cached_property
+    def _pull(self) -> Array:
+        """lr Theta."""
+        return self.lr * self.kernel.matrix
+
+    @cached_property
+    def _batch(self) -> BatchMoments:
+        ntk: TangentKernel = self.kernel
+        return batch_moments(ntk.n_samples, self.batch_size, self.sampling)
+
+    def start(self, initial: Any) -> Moments:
+        """Moments of residuals (n,) or (n, n_outputs), or of a second moment; at rest (u = 0)."""
+        n, k = self.kernel.n_samples, self.kernel.n_outputs
+        array = float_array("initial", initial)
+        if array.shape == (n * k, n * k) and (k > 1 or n > 1):
+            second = (array + array.T) / 2
+        elif array.shape in ((n * k,), (n, k)):
+            second = np.outer(array, array)
+        else:
+            raise ValueError(
+                f"initial must have shape ({n * k},), ({n}, {k}) or ({n * k}, {n * k}), got "
+                f"{array.shape}"
+            )
+        zero = np.zeros_like(second)
+        return Moments(second, zero, zero)
+
+    def step(self, moments: Moments) -> Moments:
+        """One step of SGD."""
+        S, Y, U = moments
+        K, mu = self._pull, self.momentum
+        pulled = S @ K  # E[e (K W e)^T]
+        noisy = K @ (self._batch.kept * pulled + self._scattered(S))
+        if mu == 0:
+            S = S - pulled - pulled.T + noisy
+            return Moments((S + S.T) / 2, Y, U)  # antisymmetric rounding would grow
+        crossed = mu * (Y.T @ K)  # E[mu u (K W e)^T]
+        move = mu**2 * U + crossed + crossed.T + noisy
+        move = (move + move.T) / 2
+        pushed = mu * Y + pulled  # E[e u'^T]
+        residual = S - pushed - pushed.T + move
+        return Moments((residual + residual.T) / 2, pushed - move, move)
+
+    def march(self, initial: Any, steps: Array) -> Iterator[dict[str, Any]]:
+        moments, now = self.start(initial), 0
+        for step in steps:
+            for _ in range(now, int(step)):
+                moments = self.step(moments)
+            now = int(step)
+            yield {"loss": float(np.trace(moments.residual)) / (2 * self.kernel.n_samples)}
+
+    def _scattered(self, S: Array) -> Array:
+        """noise n Diag(S) K: the diagonal blocks scale or mix the rows of each sample."""
+        n, k = self.kernel.n_samples, self.kernel.n_outputs
+        samples = np.arange(n)
+        blocks = S.reshape(n, k, n, k)[samples, :, samples, :]  # (n, k, k)
+        return self._batch.noise * n * (blocks @ self._pull.reshape(n, k, -1)).reshape(S.shape)
