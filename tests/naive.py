@@ -1,5 +1,6 @@
 """Slow, obvious twins of what eosim computes, to be checked by eye."""
 
+import itertools
 import math
 
 import mpmath
@@ -352,3 +353,63 @@ def slow_root(z, momentum):
     roots = np.roots([1, -(1 + momentum - z), momentum]).astype(complex)
     rho = roots[np.abs(roots).argmax()]
     return complex(rho.real, abs(rho.imag))
+
+
+def batches(n, size, sampling):
+    """Every batch with its probability, as (counts, probability)."""
+    if sampling == "without_replacement":
+        chosen = list(itertools.combinations(range(n), size))
+    elif sampling == "with_replacement":
+        chosen = list(itertools.product(range(n), repeat=size))
+    else:
+        for kept in itertools.product((0, 1), repeat=n):
+            yield np.array(kept), (size / n) ** sum(kept) * (1 - size / n) ** (n - sum(kept))
+        return
+    for batch in chosen:
+        yield np.bincount(batch, minlength=n), 1 / len(chosen)
+
+
+def one_step_matrices(jacobian, n_outputs, lr, size, sampling, momentum):
+    """SGD on (theta, v) near an interpolating minimum, batch by batch: (matrix, probability)."""
+    dim = jacobian.shape[1]
+    for counts, probability in batches(len(jacobian) // n_outputs, size, sampling):
+        weights = np.repeat(counts, n_outputs) / size
+        hessian = jacobian.T @ (weights[:, None] * jacobian)
+        identity = np.eye(dim)
+        step = np.block(
+            [
+                [identity - lr * hessian, -lr * momentum * identity],
+                [hessian, momentum * identity],
+            ]
+        )
+        yield step if momentum else identity - lr * hessian, probability
+
+
+def second_moment_operator(jacobian, n_outputs, lr, size, sampling, momentum=0.0):
+    """E[M kron M] over all batches."""
+    return sum(
+        probability * np.kron(matrix, matrix)
+        for matrix, probability in one_step_matrices(
+            jacobian, n_outputs, lr, size, sampling, momentum
+        )
+    )
+
+
+def residual_moments(ntk, residuals, n_outputs, lr, size, sampling, momentum, n_steps):
+    """E[e e^T] after each step, by enumerating all batches of every step."""
+    total = len(ntk)
+    moment = np.zeros((2 * total, 2 * total))
+    moment[:total, :total] = np.outer(residuals, residuals)
+    steps = []
+    for counts, probability in batches(total // n_outputs, size, sampling):
+        pulled = lr * ntk * np.repeat(counts, n_outputs) * (total // n_outputs) / size
+        identity = np.eye(total)
+        matrix = np.block(
+            [[identity - pulled, -momentum * identity], [pulled, momentum * identity]]
+        )
+        steps.append((matrix, probability))
+    moments = [moment]
+    for _ in range(n_steps):
+        moment = sum(p * matrix @ moment @ matrix.T for matrix, p in steps)
+        moments.append(moment)
+    return np.array(moments)[:, :total, :total]

@@ -55,7 +55,7 @@ def predict(model: AveragedModel, initial: Any, n_steps: Any, *, every: int = 1)
     >>> import numpy as np, eosim
     >>> model = eosim.moments.Covariance(np.diag([2.0, 1.0]), lr=0.5, batch_size=1)
     >>> eosim.predict(model, [1.0, 1.0], 2)["loss"]
-    array([0.5  , 0.375, 0.375])
+    array([0.5   , 0.375 , 0.3125])
     """
     interface("model", model, ("lr", "march"))
     every = integer("every", every, minimum=1)

@@ -154,7 +154,7 @@ def critical_lr(
     --------
     >>> import numpy as np
     >>> from eosim.stability import critical_lr
-    >>> float(critical_lr([[2.0, 1.0], [1.0, 2.0]], 1))  # equal norms: 2 / tr at B = 1, any angle
+    >>> round(critical_lr([[2.0, 1.0], [1.0, 2.0]], 1), 12)  # equal norms: 2 / tr at B = 1, any angle
     0.5
     """
     ntk, moments, mu = _arguments(kernel, batch_size, sampling, momentum)
@@ -218,8 +218,8 @@ def growth_rate(
 
     def excess(rate: float) -> float:
         if kind == "closure":
-            unit, determinant = moment_response(x, x, mu, rate)
-            return _closure(ntk, x, moments, unit / determinant) - 1
+            pull = weight(x, x, rate, 1.0) / moments.noise
+            return _closure(ntk, pull, moments) - 1 if np.isfinite(pull).all() else math.inf
         if kind != "exact":
             kept = moments.kept if kind == "finite" else 1.0
             return float(np.sum(weight(x, x, rate, kept))) / ntk.n_outputs - 1
@@ -367,8 +367,7 @@ def _norm(ntk: TangentKernel, lr: float, moments: BatchMoments, mu: float, kind:
         weight = _weight(ntk, lr, moments, mu)
         return top_eigenpair(_kernel_product(ntk, weight), _identity(ntk))[0]
     if kind == "closure":
-        unit, determinant = moment_response(x, x, mu)
-        return _closure(ntk, x, moments, unit / determinant)
+        return _closure(ntk, kernel_weight(x, x, mu, 1, 1), moments)
     kept = moments.kept if kind == "finite" else 1.0
     return float(np.sum(kernel_weight(x, x, mu, moments.noise, kept))) / ntk.n_outputs
 
@@ -415,20 +414,19 @@ def _kernel_product(ntk: TangentKernel, weight: Array) -> Callable[[Array], Arra
     return lambda s: _diagonal_blocks(ntk, weight * _sandwich(ntk, s))
 
 
-def _closure(ntk: TangentKernel, x: Array, moments: BatchMoments, response: Array) -> float:
-    """Spectral radius of diag(g) B, B = x^2 (noise n C + (kept - 1) I), through its symmetric twin."""
+def _closure(ntk: TangentKernel, pull: Array, moments: BatchMoments) -> float:
+    """Spectral radius of diag(x^2 g) [noise n C + (kept - 1) I], through its symmetric twin."""
     V, k = ntk.vectors(), ntk.n_outputs
-    tensor = V.reshape(-1, k, V.shape[1])
-    overlap = np.zeros((len(x), len(x)))
     if k == 1:
         overlap = (V**2).T @ V**2
     else:
-        for sample in tensor:
-            overlap += (sample.T @ sample) ** 2
+        overlap = np.zeros((len(pull), len(pull)))
+        for block in V.reshape(-1, k, len(pull)):
+            overlap += (block.T @ block) ** 2
     matrix = moments.noise * ntk.n_samples * overlap
-    matrix[np.diag_indices(len(x))] += moments.kept - 1
-    scale = x * np.sqrt(response)
-    return float(np.linalg.eigvalsh(scale[:, None] * matrix * scale)[-1])
+    matrix[np.diag_indices(len(pull))] += moments.kept - 1
+    root = np.sqrt(pull)
+    return float(np.linalg.eigvalsh(root[:, None] * matrix * root)[-1])
 
 
 def _threshold(

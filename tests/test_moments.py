@@ -1,0 +1,276 @@
+"""Averaged dynamics of SGD against enumeration of all batches, sampling, and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+import eosim
+from eosim.moments import (
+    Covariance,
+    DiagonalClosure,
+    Energies,
+    HomogenizedSGD,
+    StreamingSGD,
+    energies,
+    volterra_equation,
+)
+from eosim.stability import TangentKernel, critical_lr, growth_rate, noise_kernel_norm
+from tests import naive
+
+SAMPLINGS = ("without_replacement", "with_replacement", "bernoulli")
+
+
+def random_kernel(seed, n, dim, n_outputs=1):
+    jacobian = np.random.default_rng(seed).standard_normal((n * n_outputs, dim))
+    return TangentKernel.from_jacobian(jacobian, n_outputs)
+
+
+def flat_kernel(n):
+    """The ramp 2 a / n in the Hadamard basis."""
+    basis = scipy.linalg.hadamard(n) / math.sqrt(n)
+    return TangentKernel.from_matrix(basis @ np.diag(2 * np.arange(1, n + 1) / n) @ basis.T)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize(
+    ("n", "dim", "n_outputs", "size"), [(5, 3, 1, 2), (4, 9, 1, 3), (3, 4, 2, 1), (6, 4, 1, 2)]
+)
+def test_covariance_is_that_of_all_batches(n, dim, n_outputs, size, sampling, momentum):
+    kernel = random_kernel(n, n, dim, n_outputs)
+    residuals = np.random.default_rng(1).standard_normal(n * n_outputs)
+    lr = 0.9 * critical_lr(kernel, size, sampling=sampling, momentum=momentum)
+    expected = naive.residual_moments(
+        kernel.matrix, residuals, n_outputs, lr, size, sampling, momentum, 3
+    )
+    model = Covariance(kernel, lr, size, sampling, momentum)
+    moments = model.start(residuals)
+    for step in range(4):
+        scale = np.abs(expected[step]).max()
+        np.testing.assert_allclose(moments.residual, expected[step], atol=1e-13 * scale)
+        moments = model.step(moments)
+    losses = eosim.predict(model, residuals.reshape(n, n_outputs), 3)["loss"]
+    np.testing.assert_allclose(losses, np.trace(expected, axis1=1, axis2=2) / (2 * n), rtol=1e-12)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_the_exact_volterra_equation_is_the_covariance_recursion(sampling):
+    kernel = random_kernel(3, 6, 4)
+    residuals = np.random.default_rng(2).standard_normal(6)
+    lr = 0.8 * critical_lr(kernel, 2, sampling=sampling)
+    equation = volterra_equation(kernel, residuals, lr, 2, 12, sampling=sampling)
+    model = Covariance(kernel, lr, 2, sampling)
+    moments = model.start(residuals)
+    for diagonal in equation.solve():
+        np.testing.assert_allclose(np.diag(moments.residual), diagonal, rtol=1e-11)
+        moments = model.step(moments)
+
+
+@pytest.mark.parametrize("kind", ["finite", "delocalised"])
+def test_the_scalar_volterra_equation_is_the_recursion_of_the_modes(kind):
+    kernel = random_kernel(4, 8, 5)
+    residuals = np.random.default_rng(3).standard_normal(8)
+    lr = 0.6 * critical_lr(kernel, 3, kind=kind)
+    equation = volterra_equation(kernel, residuals, lr, 3, 30, kind=kind)
+    losses = eosim.predict(DiagonalClosure(kernel, lr, 3, kind), residuals, 30)["loss"]
+    np.testing.assert_allclose(equation.solve() / 16, losses, rtol=1e-11)
+
+
+def test_the_memory_sums_to_the_noise_kernel_norm():
+    kernel = random_kernel(5, 12, 6)
+    lr = 0.7 * critical_lr(kernel, 8)
+    for kind in ("finite", "delocalised"):
+        equation = volterra_equation(kernel, np.ones(12), lr, 8, 4000, kind=kind)
+        norm = noise_kernel_norm(kernel, lr, 8, kind=kind)
+        assert abs(equation.memory.sum() / norm - 1) < 1e-11
+    kernel = random_kernel(5, 5, 3)
+    lr = 0.7 * critical_lr(kernel, 3)
+    total = volterra_equation(kernel, np.ones(5), lr, 3, 3000).memory.sum(axis=0)
+    norm = noise_kernel_norm(kernel, lr, 3)
+    assert abs(np.linalg.eigvalsh(total)[-1] / norm - 1) < 1e-11
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("kind", ["closure", "finite"])
+def test_closures_are_exact_for_flat_eigenvectors(kind, momentum):
+    kernel = flat_kernel(16)
+    for size in (1, 4):
+        lr = 0.9 * critical_lr(kernel, size, momentum=momentum)
+        exact = Covariance(kernel, lr, size, momentum=momentum)
+        closed = DiagonalClosure(kernel, lr, size, kind, momentum=momentum)
+        first = eosim.predict(exact, np.eye(16), 40)["loss"]
+        second = eosim.predict(closed, Energies(np.ones(16)), 40)["loss"]
+        np.testing.assert_allclose(first, second, rtol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["closure", "finite", "delocalised"])
+def test_one_eigendecomposition_gives_any_horizon(kind):
+    kernel = random_kernel(6, 7, 4)  # a part of the residuals lies outside the range
+    residuals = np.random.default_rng(4).standard_normal(7)
+    model = DiagonalClosure(kernel, 0.7 * critical_lr(kernel, 2, kind=kind), 2, kind)
+    state, outside = model.start(residuals), model._outside(residuals)
+    steps = np.array([0, 1, 2, 10, 300, 5000])
+    energy = energies(kernel, residuals).outside
+    expected, now = [], 0
+    for step in steps:
+        for _ in range(now, step):
+            state = model.step(state, outside)
+        now = step
+        expected.append((state[0].sum() + energy) / 14)
+    np.testing.assert_allclose(eosim.predict(model, residuals, steps)["loss"], expected, rtol=1e-10)
+
+
+def test_a_million_modes_are_within_reach():
+    spectrum = 1.0 / np.arange(1, 1_000_001) ** 1.5
+    model = DiagonalClosure(spectrum, 0.5, 10, "delocalised")
+    losses = eosim.predict(model, Energies(np.ones(1_000_000)), 1)["loss"]
+    x = 0.5 * spectrum
+    kappa = eosim.sampling.noise_factor(1_000_000, 10)
+    after = np.sum((1 - x) ** 2) + kappa * np.sum(x**2) * 1_000_000
+    np.testing.assert_allclose(losses, [0.5, after / 2_000_000], rtol=1e-12)
+
+
+def test_late_losses_follow_the_growth_rate():
+    for kind in ("closure", "finite", "delocalised"):
+        kernel = random_kernel(7, 10, 10)
+        for factor in (0.8, 1.2):
+            lr = factor * critical_lr(kernel, 2, kind=kind)
+            model = DiagonalClosure(kernel, lr, 2, kind)
+            late = np.array([4000, 4001]) if factor < 1 else np.array([60, 61])
+            before, after = eosim.predict(model, Energies(np.ones(10)), late)["loss"]
+            rate = growth_rate(kernel, lr, 2, kind=kind)
+            assert abs(after / before / rate - 1) < (1e-9 if factor < 1 else 1e-3)
+    lr = 1.1 * critical_lr(kernel, 2, momentum=0.6)
+    model = Covariance(kernel, lr, 2, momentum=0.6)
+    before, after = eosim.predict(model, np.ones(10), np.array([800, 801]))["loss"]
+    assert abs(after / before / growth_rate(kernel, lr, 2, momentum=0.6) - 1) < 1e-9
+
+
+@pytest.mark.parametrize("sampling", ["without_replacement", "with_replacement"])
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_covariance_agrees_with_sampled_runs(sampling, momentum):
+    """Every entry of E[e e^T] after 6 steps, 3,000 runs: the largest of 55 z-scores stays below 5."""
+    generator = np.random.default_rng(8)
+    problem = eosim.LinearRegression(generator.standard_normal((10, 6)), np.zeros(10))
+    theta0 = generator.standard_normal(6)
+    kernel = eosim.stability.tangent_kernel(problem, theta0)
+    lr = 0.6 * critical_lr(kernel, 3, sampling=sampling, momentum=momentum)
+    model = Covariance(kernel, lr, 3, sampling, momentum)
+    moments = model.start(problem.residuals(theta0))
+    for _ in range(6):
+        moments = model.step(moments)
+    # all runs at once, batches drawn afresh
+    n_runs = 30_000
+    theta, v = np.tile(theta0, (n_runs, 1)), np.zeros((n_runs, 6))
+    for _ in range(6):
+        if sampling == "with_replacement":
+            batch = generator.integers(0, 10, (n_runs, 3))
+        else:
+            batch = np.argsort(generator.random((n_runs, 10)), axis=1)[:, :3]
+        rows = problem.inputs[batch]  # (runs, 3, 6)
+        residuals = np.einsum("rbd,rd->rb", rows, theta)
+        v = momentum * v + np.einsum("rbd,rb->rd", rows, residuals) / 3
+        theta = theta - lr * v
+    e = theta @ problem.inputs.T
+    products = e[:, :, None] * e[:, None, :]
+    error = products.std(axis=0) / math.sqrt(n_runs)
+    scores = (products.mean(axis=0) - moments.residual) / error
+    assert np.abs(scores).max() < 5
+
+
+def test_expected_losses_diverge_above_the_threshold_and_say_so():
+    kernel = random_kernel(9, 6, 6)
+    lr = 1.3 * critical_lr(kernel, 1)
+    trajectory = eosim.predict(Covariance(kernel, lr, 1), np.ones(6), 100_000, every=50)
+    assert trajectory.status is eosim.Status.DIVERGED
+    assert trajectory.stop_step is not None
+    assert "critical_lr" in trajectory.message
+    assert np.isfinite(trajectory["loss"]).all()
+
+
+def test_homogenised_sgd_is_the_limit_of_small_rates():
+    kernel = random_kernel(10, 30, 60)
+    residuals = np.random.default_rng(5).standard_normal(30)
+    errors = []
+    for lr in (0.02, 0.01):
+        steps = np.arange(1, 6) * round(0.5 / lr)
+        delocalised = eosim.predict(DiagonalClosure(kernel, lr, 3, "delocalised"), residuals, steps)
+        limit = eosim.predict(HomogenizedSGD(kernel, lr, 3), residuals, steps)
+        errors.append(np.linalg.norm(limit["loss"] / delocalised["loss"] - 1))
+    assert errors[1] < 0.05
+    assert 0.85 < math.log2(errors[0] / errors[1]) < 1.25  # first order in the rate
+
+
+def test_homogenised_sgd_loses_stability_at_the_trace():
+    kernel = random_kernel(11, 20, 30)
+    edge = critical_lr(kernel, 4, kind="trace")
+    for factor, decays in ((0.99, True), (1.01, False)):
+        model = HomogenizedSGD(kernel, factor * edge, 4)
+        first, second = eosim.predict(model, np.ones(20), np.array([5000, 10000]))["loss"]
+        assert (second < first) == decays
+
+
+def test_streaming_sgd_ends_at_its_floor_and_agrees_with_samples():
+    generator = np.random.default_rng(6)
+    d, n_steps = 200, 400
+    lam = np.linspace(0.5, 1.5, d)
+    model = StreamingSGD(lam, lr=0.6 / d, label_noise=0.04)
+    assert abs(model.critical_lr - 2 / lam.sum()) < 1e-15
+    late = eosim.predict(model, np.ones(d), np.array([60 * d]))["loss"][0]
+    assert abs(late / model.floor - 1) < 1e-8
+    n_runs = 200
+    u = np.ones((n_runs, d))
+    for _ in range(n_steps):
+        a = generator.standard_normal((n_runs, d)) * np.sqrt(lam)
+        error = np.sum(a * u, axis=1) + 0.2 * generator.standard_normal(n_runs)
+        u -= model.lr * error[:, None] * a
+    risk = (u**2 @ lam) / 2 + 0.02
+    predicted = eosim.predict(model, np.ones(d), np.array([n_steps]))["loss"][0]
+    # 1 / d of the continuous limit, and five standard errors
+    assert abs(risk.mean() / predicted - 1) < 2 / d + 5 * risk.std() / math.sqrt(n_runs) / predicted
+
+
+def test_predict_records_the_steps_asked_for_on_the_clock_of_runs():
+    model = Covariance(np.eye(3), 0.25, 2)
+    trajectory = eosim.predict(model, np.ones(3), 7, every=3)
+    np.testing.assert_array_equal(trajectory.step, [0, 3, 6, 7])
+    np.testing.assert_array_equal(trajectory.t, [0, 0.75, 1.5, 1.75])
+    picked = eosim.predict(model, np.ones(3), [0, 7])
+    assert picked["loss"][1] == trajectory["loss"][-1]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: Covariance(np.eye(3), 0.1, 2, "reshuffling"), ValueError, "independently"),
+        (lambda: Covariance([1.0, 2.0], 0.1, 2), ValueError, "eigenvectors"),
+        (lambda: Covariance(np.eye(3), 0.0, 2), ValueError, "lr must be"),
+        (lambda: Covariance(np.eye(3), 0.1, 2, momentum=1.0), ValueError, "momentum must be"),
+        (lambda: Covariance(np.eye(3), 0.1, 2).start(np.ones(4)), ValueError, "initial must have"),
+        (lambda: DiagonalClosure(np.eye(3), 0.1, 2, "flat"), ValueError, "kind must be"),
+        (lambda: DiagonalClosure([1.0, 2.0], 0.1, 1), ValueError, "eigenvectors"),
+        (lambda: StreamingSGD([0.0, 1.0], 0.1), ValueError, "positive"),
+        (lambda: eosim.predict(Covariance, np.ones(3), 1), TypeError, "instance"),
+        (
+            lambda: eosim.predict(Covariance(np.eye(2), 0.1, 1), np.ones(2), [3, 1]),
+            ValueError,
+            "asc",
+        ),
+        (
+            lambda: eosim.predict(Covariance(np.eye(2), 0.1, 1), np.ones(2), 1.5),
+            TypeError,
+            "integer",
+        ),
+        (lambda: energies(np.eye(2), np.ones(3)), ValueError, "residuals must have 2"),
+        (
+            lambda: eosim.predict(DiagonalClosure(np.eye(2), 0.1, 1), Energies(np.ones(2), 1.0), 1),
+            ValueError,
+            "outside the range",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
