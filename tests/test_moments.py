@@ -194,13 +194,13 @@ def test_homogenised_sgd_is_the_limit_of_small_rates():
     kernel = random_kernel(10, 30, 60)
     residuals = np.random.default_rng(5).standard_normal(30)
     errors = []
-    for lr in (0.02, 0.01):
+    for lr in (0.00125, 0.000625):  # at larger ones the first two orders happen to cancel
         steps = np.arange(1, 6) * round(0.5 / lr)
         delocalised = eosim.predict(DiagonalClosure(kernel, lr, 3, "delocalised"), residuals, steps)
         limit = eosim.predict(HomogenizedSGD(kernel, lr, 3), residuals, steps)
         errors.append(np.linalg.norm(limit["loss"] / delocalised["loss"] - 1))
-    assert errors[1] < 0.05
-    assert 0.85 < math.log2(errors[0] / errors[1]) < 1.25  # first order in the rate
+    assert errors[1] < 0.002
+    assert 0.9 < math.log2(errors[0] / errors[1]) < 1.1  # first order in the rate
 
 
 def test_homogenised_sgd_loses_stability_at_the_trace():
