@@ -32,7 +32,8 @@ ARROWS = {
     "_recording": {"measure"},
     "discrete": _COMPUTING | {"_recording"},
     "flows": _COMPUTING | {"_recording"},
-    "stability": {"measure", "optimizers", "sampling"},
+    "stability": {"measure", "optimizers", "problems", "sampling"},
+    "moments": {"sampling", "stability", "trajectory"},
     "comparison": {"discrete", "flows", "optimizers", "problems", "trajectory"},
 }
 

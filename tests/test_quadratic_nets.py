@@ -5,9 +5,8 @@ import pytest
 
 import eosim
 from eosim.problems.base import third_derivative
-from eosim.problems.quadratic import (
-    QuadraticNet,
-    catapult_bound,
+from eosim.problems.quadratic import QuadraticNet, catapult_bound
+from eosim.problems.teachers import (
     meta_features,
     paired_matrices,
     random_features,

@@ -9,6 +9,7 @@ import sympy as sp
 
 import eosim
 import theory.principal_flow
+from eosim import catapult
 from eosim.flows.stochastic import OrnsteinUhlenbeck
 from theory import Claim, Refuted, Verdict, claims
 from theory.__main__ import main
@@ -325,3 +326,53 @@ def test_derive_proves_the_threshold_of_a_rule_in_the_users_own_module(
     assert "symbolic holds" in capsys.readouterr().out
     assert main(["derive", "my_rules:Missing"]) == 2
     assert main(["derive", "no_colon"]) == 2
+
+
+MAPS = {
+    "catapult_recurrence": ("output_map", 1),
+    "catapult_phase_boundaries": ("residual_map", 1),
+    "catapult_invariants": ("factor_map", 0),
+    "catapult_period_two": ("balanced_map", None),
+    "catapult_angle_tripling": ("residual_map", 0),
+    "catapult_final_ntk": ("first_integral", None),
+    "catapult_moments": ("moment_map", None),
+    "catapult_bias": ("bias_map", 2),
+    "catapult_weight_norm": ("output_map", 1),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_wrong_catapult_map_is_refuted(name, monkeypatch):
+    function, entry = MAPS[name]
+    correct, factor = getattr(catapult, function), sp.Rational(1001, 1000)
+
+    def mutated(*arguments):
+        result = correct(*arguments)
+        if entry is None:
+            return factor * result
+        return tuple(factor * x if k == entry else x for k, x in enumerate(result))
+
+    monkeypatch.setattr(catapult, function, mutated)
+    with pytest.raises(Refuted):
+        symbolic_route(name)()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "catapult_moments",
+        "catapult_bias",
+        "catapult_weight_norm",
+        "catapult_norm_threshold",
+        "catapult_loss_sum",
+    ],
+)
+def test_a_wrong_descent_step_is_refuted_by_the_weight_norm(name, monkeypatch):
+    correct = eosim.GradientDescent.step
+    monkeypatch.setattr(
+        eosim.GradientDescent,
+        "step",
+        lambda self, theta, state, g: correct(self, theta, state, sp.Rational(1001, 1000) * g),
+    )
+    with pytest.raises(Refuted):
+        symbolic_route(name)()

@@ -6,12 +6,15 @@ One file derives one subject and ends in its claims; ``python -m theory`` runs t
 from collections.abc import Callable
 
 from theory import (
+    alignment,
     catapult,
+    dual_kernels,
     linear_stability,
     modified_flows,
     principal_flow,
     step_sizes,
     stochastic_flows,
+    weight_norm,
 )
 from theory.claim import Claim, Kind, Refuted, Verdict
 
@@ -24,6 +27,9 @@ _SUBJECTS: tuple[Callable[[], list[Claim]], ...] = (
     step_sizes.claims,
     stochastic_flows.claims,
     catapult.claims,
+    weight_norm.claims,
+    dual_kernels.claims,
+    alignment.claims,
 )
 
 

@@ -18,7 +18,7 @@ u, v, s = sp.symbols("u v s")
 lr, kappa, e, f, ntk = sp.symbols("eta kappa e f lambda")
 
 
-def _at_rationals(
+def at_rationals(
     differences: Callable[[], Mapping[str, sp.Expr]], count: int = 30
 ) -> Callable[[], str]:
     """A route: identities, given as differences, vanish exactly at random rationals."""
@@ -39,7 +39,7 @@ def _at_rationals(
     return route
 
 
-def _identity(
+def identity(
     name: str,
     statement: sp.Basic,
     differences: Callable[[], Mapping[str, sp.Expr]],
@@ -61,7 +61,7 @@ def _identity(
 
     routes: dict[str, Callable[[], str]] = {
         "symbolic": symbolic,
-        "rationals": _at_rationals(differences),
+        "rationals": at_rationals(differences),
     }
     if simulation is not None:
         routes["simulation"] = simulation
@@ -111,7 +111,7 @@ def _recurrence() -> Claim:
                 raise Refuted(f"NTK differs at u = {U}, v = {V}")
         return "20 rational nets of width 4, stepped weight by weight: equal exactly"
 
-    claim = _identity(
+    claim = identity(
         "catapult_recurrence",
         sp.Eq(sp.Symbol("lambda'"), catapult.output_map(f, ntk, e, lr, kappa)[1], evaluate=False),
         differences,
@@ -145,7 +145,7 @@ def _boundaries() -> Claim:
             raise Refuted(f"phases at 1.99, 2.01, 3.99, 4.01 are {found}, not 0, 1, 1, 3")
         return "monotone at 1.99, catapult at 2.01 and 3.99, diverged at 4.01"
 
-    return _identity(
+    return identity(
         "catapult_phase_boundaries",
         sp.Eq(sp.Symbol("w'") / w - 1, (a - w) * (a - 2 - w), evaluate=False),
         differences,
@@ -169,6 +169,7 @@ def _invariants() -> Claim:
             "factor and residual form, a": sp.expand(p**2 + q**2 - next_kernel),
             "F": catapult.margin(after, next_kernel, Y) - F * (1 + residual**2 + Y * residual),
             "Q": (p**2 - q**2) - (u**2 - v**2) * (1 - residual**2),
+            "a^2 = Q^2 + 4 g^2": sp.expand(kernel**2 - (u**2 - v**2) ** 2 - 4 * (u * v) ** 2),
         }
 
     def simulation() -> str:
@@ -186,7 +187,7 @@ def _invariants() -> Claim:
         return "bounded below and divergent above F = 0, 0.1 % apart; closed-form rate has F = 0"
 
     F = sp.Symbol("F")
-    return _identity(
+    return identity(
         "catapult_invariants",
         sp.Eq(sp.Symbol("F'"), F * (1 + eps**2 + Y * eps), evaluate=False),
         differences,
@@ -194,39 +195,6 @@ def _invariants() -> Claim:
         ["F = a - 4 - Y epsilon", "Q = u^2 - v^2 with Q' = Q (1 - epsilon^2)"],
         simulation,
         source="derived here; boundary: Liang & Montufar",
-    )
-
-
-def _weight_norm() -> Claim:
-    """The weight norm falls while eta lambda < 4 and the loss is large."""
-
-    def differences() -> dict[str, sp.Expr]:
-        _, kernel = catapult.output_map(f, ntk, e, lr, kappa)
-        y = sp.Symbol("y")
-        change = (kernel - ntk) / kappa  # of |theta|^2 = lambda / kappa
-        linear, quadratic, curved, flat = sp.symbols("c q h p")
-        moved = catapult.bias_map(linear, quadratic, curved, e, lr, flat, kappa)
-        # |theta_f|^2 moves along phi only; W adds (phi.theta_f)^2 / |phi|^2 once more
-        norm = (moved[2] - curved) / kappa + (-2 * lr * e * linear + lr**2 * e**2 * flat)
-        monotone = norm + (moved[0] ** 2 - linear**2) / flat
-        return {
-            "Euler identity": change - lr * e * (lr * e * ntk - 4 * f),
-            "label 0": change.subs(f, e) - lr * e**2 * (lr * ntk - 4),
-            "with bias": monotone
-            - lr * e * (lr * e * (curved + 2 * flat) - 4 * (linear + quadratic)),
-            "threshold": sp.solve(sp.Eq(4 * (e + y), lr * ntk * e), e)[0] - 4 * y / (lr * ntk - 4),
-        }
-
-    return _identity(
-        "catapult_weight_norm",
-        sp.Eq(sp.Symbol("Delta|theta|^2"), lr * e * (lr * e * ntk - 4 * f), evaluate=False),
-        differences,
-        "decreases at eta lambda < 4 where |e| > 4|y|/(4 - eta lambda); bias model's W likewise",
-        [
-            "psi^2 = s^2 I, one datum",
-            "bias: W = |theta|^2 + (phi.theta)^2/|phi|^2, NTK h + |phi|^2",
-        ],
-        source=f"{_PAPER} (decrease of the weight norm)",
     )
 
 
@@ -269,7 +237,7 @@ def _period_two() -> Claim:
         return "period 1 at 0.95, 2 at 1.05 and 1.23, 4 at 1.245 (thresholds 1 and 1.23607)"
 
     r = sp.Symbol("r", positive=True)
-    return _identity(
+    return identity(
         "catapult_period_two",
         sp.Eq(r + 1 / r, 1 + Y, evaluate=False),
         differences,
@@ -314,7 +282,7 @@ def _angle() -> Claim:
             raise Refuted(f"the closed orbit misses eps^3 - 3 eps by {error:.2g}")
         return f"12 steps of the closed orbit obey eps' = eps^3 - 3 eps within {error:.0e}"
 
-    return _identity(
+    return identity(
         "catapult_angle_tripling",
         sp.Eq(sp.Function("phi")(sp.Symbol("t") + 1), sp.pi - 3 * phi, evaluate=False),
         differences,
@@ -421,12 +389,11 @@ def _final_ntk() -> Claim:
 
 
 def claims() -> list[Claim]:
-    """Recurrence, phase boundaries, invariants, weight norm, period 2, boundary chaos, final NTK."""
+    """Recurrence, phase boundaries, invariants, period 2, boundary chaos, final NTK."""
     return [
         _recurrence(),
         _boundaries(),
         _invariants(),
-        _weight_norm(),
         _period_two(),
         _angle(),
         _final_ntk(),

@@ -35,8 +35,20 @@ from eosim.catapult.closed_forms import (
     period_two,
     pulse,
 )
-from eosim.catapult.phases import Attractor, Phase, PhaseDiagram, attractor, phase_diagram
+from eosim.catapult.phases import (
+    Attractor,
+    Boundary,
+    Phase,
+    PhaseDiagram,
+    attractor,
+    homogeneous_phases,
+    infinite_relu_phases,
+    linear_net_phases,
+    phase_boundary,
+    phase_diagram,
+)
 from eosim.catapult.reductions import (
+    BiasNet,
     EigenbasisNet,
     InfiniteReLU,
     LinearNetMoments,
@@ -46,6 +58,8 @@ from eosim.catapult.reductions import (
 
 __all__ = [
     "Attractor",
+    "BiasNet",
+    "Boundary",
     "EigenbasisNet",
     "InfiniteReLU",
     "LinearNetMoments",
@@ -61,11 +75,15 @@ __all__ = [
     "factor_map",
     "final_ntk",
     "first_integral",
+    "homogeneous_phases",
+    "infinite_relu_phases",
+    "linear_net_phases",
     "margin",
     "moment_map",
     "output_map",
     "peak",
     "period_two",
+    "phase_boundary",
     "phase_diagram",
     "pulse",
     "residual_map",

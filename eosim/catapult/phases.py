@@ -1,90 +1,445 @@
-"""Phase diagrams of the normalised map, and the long run of its balanced line, in compiled code."""
+"""Phase diagrams of catapults, in compiled code: grids of starts, of nets and rates, and boundaries."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from eosim._checks import Array, float_array, integer
+from eosim._checks import Array, Interval, float_array, integer, real_number
+from eosim._maps import margin
 
 
 class Phase(enum.IntEnum):
-    """What became of a run."""
+    """What became of a run.
+
+    DIVERGED: w exceeded 1e12; it then grows super-exponentially, and is never judged by NaN. DEAD:
+    every neuron is silent, so that the NTK is 0 and the output 0 for ever, whatever the label (with
+    label 0 the loss is then 0: by death, not by training, hence not a convergence). Converged: w < 1e-26
+    **and** a < 2 (an orbit may pass near w = 0 at a > 2); CATAPULT if some step raised the loss by more
+    than 1e-9 relative, else MONOTONE. BOUNDED: none of these within the steps.
+    """
 
     MONOTONE = 0
     CATAPULT = 1
     BOUNDED = 2
     DIVERGED = 3
+    DEAD = 4
 
 
 class PhaseDiagram(NamedTuple):
-    """One array per quantity, in the shape of the grid.
+    r"""One array per quantity, in the shape of the grid; all in normalised units.
 
-    ``phase`` holds `Phase` codes. ``steps``: until the verdict. ``peak_ratio``: largest over first
-    loss; ``peak_step``: where. ``peak_w``: the largest w. ``final_a``: last a (also the weight norm
-    in units of its start times a_0). ``imbalance``: |u^2 - v^2| at the end. ``final_w``: last w.
+    With the rate :math:`\eta` and the :math:`\kappa` of the net, :math:`a = \eta\lambda`,
+    :math:`\epsilon = \eta\sqrt\kappa\,e`, :math:`Y = \eta\sqrt\kappa\,y` and :math:`w = \epsilon^2`: the
+    loss is :math:`w / 2\eta^2\kappa`.
+
+    Attributes
+    ----------
+    a, eps, label : float arrays
+        The start.
+    phase : integer array
+        `Phase` codes.
+    steps : integer array
+        Until the verdict.
+    peak_ratio, peak_step, peak_w : arrays
+        Largest loss over the first, the step where it comes, and the largest w.
+    final_a, final_w : float arrays
+        At the verdict.
+    norm_ratio : float array
+        :math:`|\theta|^2` at the verdict over that at the start.
+    period : integer array
+        Of a BOUNDED run: steps, up to 64, after which residual and NTK return within 1e-9 relative; 0
+        if they do not, or w < 1e-9 (a run that converges slowly returns as closely), or for other runs.
+    imbalance : float array or None
+        :math:`|u^2 - v^2|` at the verdict, in the two variables that a linear net is reduced to.
+    lyapunov : float array or None
+        If it was asked for: largest exponent per step of a BOUNDED run, over ``max_steps`` steps that
+        follow twice as many. 0 for a converged run, since the minima form a curve (across it the
+        exponent is :math:`\ln|1 - a|`); infinite for a diverged one.
+    sparsity : float array or None
+        Of a net of neurons: share with pre-activation < 0 at the verdict.
     """
 
+    a: Array
+    eps: Array
+    label: Array
     phase: Array
     steps: Array
     peak_ratio: Array
     peak_step: Array
     peak_w: Array
     final_a: Array
-    imbalance: Array
     final_w: Array
+    norm_ratio: Array
+    period: Array
+    imbalance: Array | None = None
+    lyapunov: Array | None = None
+    sparsity: Array | None = None
+
+    @property
+    def margin(self) -> Array:
+        """`eosim.catapult.margin` of the start: a linear net diverges iff > 0, while abs(label) < 2."""
+        return np.asarray(margin(self.eps, self.a, self.label))
 
 
-def phase_diagram(a: Any, w: Any, label: Any = 0.0, *, max_steps: int = 5000) -> PhaseDiagram:
-    r"""Classify the normalised map over a grid of starts, in compiled code.
-
-    A cell is DIVERGED when w exceeds 1e12 (it then grows super-exponentially; never judged by NaN),
-    converged when w < 1e-26 **and** a < 2 (an orbit may pass near w = 0 at a > 2), CATAPULT if it
-    converged after some loss grew by more than 1e-9 relative, else MONOTONE; BOUNDED if neither
-    happened within ``max_steps``.
+def phase_diagram(
+    a: Any, w: Any, label: Any = 0.0, *, max_steps: int = 5000, lyapunov: bool = False
+) -> PhaseDiagram:
+    r"""Classify the normalised map over a grid of starts.
 
     Parameters
     ----------
     a, w, label : arrays that broadcast together
         Starts :math:`a_0 = \eta\lambda_0`, :math:`w_0 = \epsilon_0^2` (with :math:`\epsilon_0 > 0`) and Y.
     max_steps : int
+    lyapunov : bool
+        Whether to measure exponents: three times the steps of BOUNDED runs.
 
     Raises
     ------
     TypeError, ValueError
         If a start is impossible: :math:`a \ge 2|\epsilon + Y|` always holds.
     """
-    from eosim._kernels.catapult import classify
-
-    arrays = np.broadcast_arrays(
+    a, w, label = np.broadcast_arrays(
         *(float_array(name, x) for name, x in (("a", a), ("w", w), ("label", label)))
     )
-    grid = arrays[0].shape
-    flat_a, flat_w, flat_label = (np.ascontiguousarray(x).ravel() for x in arrays)
-    if (flat_w < 0).any():
-        raise ValueError(f"w must not be negative, got {flat_w.min()!s}")
-    output = np.sqrt(flat_w) + flat_label
-    short = flat_a - 2 * np.abs(output)
-    if (short < -1e-12 * np.abs(flat_a)).any():
+    if (w < 0).any():
+        raise ValueError(f"w must not be negative, got {w.min()!s}")
+    eps = np.sqrt(w)
+    output = eps + label
+    short = np.ravel(a - 2 * np.abs(output))
+    if (short < -1e-12 * np.abs(a.ravel())).any():
         worst = int(short.argmin())
         raise ValueError(
             "a must be at least 2 |epsilon + Y| (a = u^2 + v^2, epsilon + Y = u v); got a = "
-            f"{flat_a[worst]!s} with epsilon + Y = {output[worst]!s}"
+            f"{a.flat[worst]!s} with epsilon + Y = {output.flat[worst]!s}"
         )
-    total, difference = np.sqrt(flat_a + 2 * output), np.sqrt(np.maximum(flat_a - 2 * output, 0))
-    u, v = (total + difference) / 2, (total - difference) / 2
+    total, difference = np.sqrt(a + 2 * output), np.sqrt(np.maximum(a - 2 * output, 0))
+    return _factor_phases(a, eps, label, total, difference, max_steps, lyapunov)
+
+
+def _factor_phases(
+    a: Array,
+    eps: Array,
+    label: Array,
+    total: Array,
+    difference: Array,
+    max_steps: int,
+    lyapunov: bool,
+) -> PhaseDiagram:
+    """Of the factor map from u + v = ``total`` and u - v = ``difference``."""
+    from eosim._kernels.catapult import classify
+
     max_steps = integer("max_steps", max_steps, minimum=1)
-    columns = classify(u, v, flat_label, max_steps)  # (n_cells, 8)
-    phases, steps, ratio, when, top, final, imbalance, last = (
-        column.reshape(grid) for column in columns.T
+    u, v = _flat((total + difference) / 2), _flat((total - difference) / 2)
+    table = classify(u, v, _flat(label), max_steps, bool(lyapunov))
+    columns = [column.reshape(a.shape) for column in table.T]
+    final_a = columns[5]
+    # |theta|^2 is proportional to a; a start at a = 0 is the saddle, and stays.
+    ratio = np.divide(final_a, a, out=np.ones(a.shape), where=a > 0)
+    exponents = columns[9] if lyapunov else None
+    return _diagram(a, eps, label, columns, ratio, imbalance=columns[8], lyapunov=exponents)
+
+
+def _diagram(
+    a: Array,
+    eps: Array,
+    label: Array,
+    columns: list[Array],
+    norm_ratio: Array,
+    **extras: Array | None,
+) -> PhaseDiagram:
+    """From the first eight columns of a kernel."""
+    phase, steps, peak_ratio, peak_step, peak_w, final_a, final_w, period = columns[:8]
+    phase, steps, peak_step, period = (
+        codes.astype(np.int64) for codes in (phase, steps, peak_step, period)
     )
+    a, eps, label = np.asarray(a), np.asarray(eps), np.asarray(label)
     return PhaseDiagram(
-        phases.astype(np.int64), steps.astype(np.int64), ratio, when.astype(np.int64), top, final,
-        imbalance, last,
+        a, eps, label, phase, steps, peak_ratio, peak_step, peak_w, final_a, final_w, norm_ratio,
+        period, **extras,
     )  # fmt: skip
+
+
+def _flat(array: Array) -> Array:
+    """A writeable vector: compiled code has one version per layout."""
+    return np.array(array, dtype=np.float64, order="C").ravel()
+
+
+def _integers(name: str, value: Any, minimum: int) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers >= {minimum}, got dtype {array.dtype}")
+    wrong = array[(array < minimum) | (array > np.iinfo(np.int64).max)]
+    if wrong.size:
+        raise ValueError(f"{name} must hold integers >= {minimum} below 2^63, got {wrong[0]!s}")
+    return array.astype(np.int64)
+
+
+def _positive(name: str, value: Any) -> Array:
+    array = float_array(name, value)
+    if (array <= 0).any():
+        raise ValueError(f"{name} must be positive, got {array.min()!s}")
+    return array
+
+
+def _nets(width: Array, seed: Array) -> tuple[Array, Array]:
+    """The (width, seed) pairs that occur, (n_nets, 2), and which of them each cell is, flat."""
+    pairs = np.stack([width.ravel(), seed.ravel()], axis=1)
+    nets, which = np.unique(pairs, axis=0, return_inverse=True)
+    return nets, which.ravel()
+
+
+def linear_net_phases(
+    ratio: Any,
+    width: Any,
+    seed: Any,
+    target: Any = 0.0,
+    *,
+    max_steps: int = 5000,
+    lyapunov: bool = False,
+) -> PhaseDiagram:
+    r"""Phases of two-layer linear nets :math:`f = n^{-1/2}\, v\cdot u`, all weights N(0, 1), over a grid.
+
+    Without the weights: :math:`P = |u+v|^2/2` and :math:`R = |u-v|^2/2` are independent
+    :math:`\chi^2_n`, :math:`\lambda_0 = (P + R)/n`, and the map starts from
+    :math:`(u+v)^2/2 = \eta P/n`, :math:`(u-v)^2/2 = \eta R/n`.
+
+    Parameters
+    ----------
+    ratio, width, seed, target : arrays that broadcast together
+        :math:`\eta\lambda_0` with the realised :math:`\lambda_0`, n, the net, and y (input x = 1).
+    max_steps, lyapunov
+        As in `phase_diagram`.
+
+    Notes
+    -----
+    P, then R, come from ``SeedSequence(seed, spawn_key=(width,))``: a net depends on its width and
+    seed alone, and is the same at every ratio and target.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a ratio is not positive, a width not a positive integer, or a seed a negative one.
+    """
+    ratio, width, seed, target = np.broadcast_arrays(
+        _positive("ratio", ratio),
+        _integers("width", width, 1),
+        _integers("seed", seed, 0),
+        float_array("target", target),
+    )
+    nets, which = _nets(width, seed)
+    draws = np.empty((len(nets), 2))
+    for row, (n, number) in zip(draws, nets, strict=True):
+        stream = np.random.SeedSequence(int(number), spawn_key=(int(n),))
+        row[:] = np.random.default_rng(stream).chisquare(n, size=2)
+    plus, minus = draws[which].T.reshape(2, *ratio.shape)
+    k = ratio / (plus + minus)  # lr / n
+    label = k * np.sqrt(width) * target
+    eps = k * (plus - minus) / 2 - label
+    return _factor_phases(
+        ratio, eps, label, np.sqrt(2 * k * plus), np.sqrt(2 * k * minus), max_steps, lyapunov
+    )
+
+
+def homogeneous_phases(
+    ratio: Any,
+    width: Any,
+    seed: Any,
+    slopes: Any = (1.0, 0.0),
+    target: Any = 0.0,
+    input_norm: Any = 1.0,
+    *,
+    max_steps: int = 5000,
+) -> PhaseDiagram:
+    r"""Phases of two-layer nets of piecewise linear neurons with one datum, over a grid.
+
+    :math:`z = n^{-1/2} \sum_i v_i\,\sigma(w_i x)` with :math:`\sigma(t) = a_+ t` for t > 0, :math:`a_- t`
+    otherwise, and all weights N(0, 1). Neurons of one sign move alike, hence a step costs O(1), and
+    O(n) where one changes sign.
+
+    Parameters
+    ----------
+    ratio, width, seed, target, input_norm : arrays that broadcast together
+        :math:`\eta\lambda_0` with the realised :math:`\lambda_0`, n, the net, y, and x > 0.
+    slopes : (float, float)
+        :math:`(a_+, a_-)`: (1, 0) is ReLU, (1, 1/2) a leaky one.
+    max_steps : int
+
+    Notes
+    -----
+    w (n), then v (n), come from ``default_rng(seed).standard_normal``: the cell is gradient descent on
+    ``TwoLayerNet([[x]], [y], width, slopes)`` from its ``initial(seed)``. In ``label`` and ``eps``
+    :math:`\kappa = x^2/n`. A net that is dead from the start has :math:`\lambda_0 = 0`, and no rate
+    has the ratio: it is DEAD after 0 steps, with label and eps 0 and ``a`` as asked for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a ratio or an input norm is not positive, a width not a positive integer, a seed a negative
+        one, or slopes are not two finite numbers, not both 0.
+    """
+    from eosim._kernels.catapult import classify_neurons
+
+    ratio, width, seed, target, input_norm = np.broadcast_arrays(
+        _positive("ratio", ratio),
+        _integers("width", width, 1),
+        _integers("seed", seed, 0),
+        float_array("target", target),
+        _positive("input_norm", input_norm),
+    )
+    pair = float_array("slopes", slopes, shape=(2,)).copy()
+    if not pair.any():
+        raise ValueError("slopes must not both be 0: the net would be 0")
+    max_steps = integer("max_steps", max_steps, minimum=1)
+    nets, which = _nets(width, seed)
+    rates, per_rate = _flat(ratio), _flat(np.sqrt(width) / input_norm * target)
+    table = np.empty((ratio.size, 12))
+    order = np.argsort(which, kind="stable")
+    ends = np.cumsum(np.bincount(which, minlength=len(nets)))
+    for (n, number), start, end in zip(nets, [0, *ends[:-1]], ends, strict=False):
+        cells = order[start:end]
+        w, v = np.random.default_rng(int(number)).standard_normal((2, n))
+        table[cells] = classify_neurons(w, v, pair, rates[cells], per_rate[cells], max_steps)
+    columns = [column.reshape(ratio.shape) for column in table.T]
+    return _diagram(
+        ratio, columns[10], columns[11], columns, norm_ratio=columns[9], sparsity=columns[8]
+    )
+
+
+def infinite_relu_phases(a: Any, kick: Any = 1e-4, *, max_steps: int = 5000) -> PhaseDiagram:
+    r"""Phases of the infinitely wide two-layer ReLU net with one datum and label 0, over a grid.
+
+    The living neurons are a sector of the angles of :math:`(p_0, v_0)` (the reduction of
+    `InfiniteReLU`, here at every a): O(1) per step. Periods are not looked for.
+
+    Parameters
+    ----------
+    a, kick : arrays that broadcast together
+        :math:`\eta\lambda_0`, and the normalised residual of one step by hand that sets the net in
+        motion (its output is 0 at the start); not 0. Above a of about 2.8 the end depends on it.
+        ``eps`` of the result, about -a kick, and the count of steps are those after the kick.
+    max_steps : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an a is not positive, or a kick is 0.
+    """
+    from eosim._kernels.catapult import classify_infinite_relu
+
+    a, kick = np.broadcast_arrays(_positive("a", a), float_array("kick", kick))
+    if (kick == 0).any():
+        raise ValueError("kick must not be 0: nothing would move")
+    max_steps = integer("max_steps", max_steps, minimum=1)
+    table = classify_infinite_relu(_flat(a), _flat(kick), max_steps)
+    columns = [column.reshape(a.shape) for column in table.T]
+    label = np.zeros(a.shape)
+    return _diagram(a, columns[10], label, columns, norm_ratio=columns[9], sparsity=columns[8])
+
+
+class Boundary(NamedTuple):
+    """Where runs begin to end otherwise, per start.
+
+    ``ratio``: NaN where no single one separates them. ``lower``: every ratio tried up to there is
+    inside (-inf if the first is not); ``upper``: every one tried from there on is beyond (inf if the
+    last is not). ``ragged``: inside and beyond alternate between the two.
+    """
+
+    ratio: Array
+    lower: Array
+    upper: Array
+    ragged: Array
+
+
+def phase_boundary(
+    diagram_of: Callable[[Array], Any],
+    low: Any,
+    high: Any,
+    *,
+    beyond: Collection[Phase] = (Phase.DIVERGED,),
+    samples: int = 16,
+    rtol: float = 1e-12,
+) -> Boundary:
+    r"""The ratio from which runs end in one of the phases ``beyond``, for many starts at once.
+
+    The bracket is divided into ``samples`` parts, and the one in which the phase changes is divided
+    again together with its neighbours, until it is shorter than ``rtol`` times its end. At every scale
+    the change must be the only one, and lead beyond; else the boundary is ragged, and left there.
+
+    Parameters
+    ----------
+    diagram_of : callable
+        ``diagram_of(ratio)`` returns the `PhaseDiagram` of all starts (anything with such a
+        ``phase``), at one ratio each.
+    low, high : arrays that broadcast to the starts
+        The bracket of each start.
+    beyond : phases
+        (DIVERGED,) for the edge of divergence; every phase but MONOTONE for that of the catapults;
+        (BOUNDED, DIVERGED, DEAD) for the last rate that converges.
+    samples : int
+        At least 2. Teeth narrower than a part may pass unseen; 16 is our choice.
+    rtol : float
+        At least 1e-14. Our choice leaves room for rounding, which judges runs closer to the edge.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If low is not below high, ``diagram_of`` returns fewer phases than ratios, or an option is wrong.
+
+    Examples
+    --------
+    >>> from eosim import catapult
+    >>> edge = catapult.phase_boundary(lambda a: catapult.phase_diagram(a, 0.04, 0.5), 3, 5)
+    >>> print(edge.ratio.round(10), edge.ragged)  # 4 + Y epsilon
+    4.1 False
+    """
+    low, high = np.broadcast_arrays(float_array("low", low), float_array("high", high))
+    shape = np.shape(diagram_of(low).phase)
+    try:
+        low, high = np.broadcast_to(low, shape), np.broadcast_to(high, shape)
+    except ValueError:
+        raise ValueError(
+            "diagram_of must return at least one phase per ratio; got shape "
+            f"{shape} for ratios of shape {low.shape}"
+        ) from None
+    if (low >= high).any():
+        worst = int((low - high).argmax())
+        raise ValueError(
+            f"low must be below high, got low = {low.flat[worst]!s}, high = {high.flat[worst]!s}"
+        )
+    samples = integer("samples", samples, minimum=2)
+    rtol = real_number("rtol", rtol, Interval(1e-14, 1, lower_closed=True))
+    codes = [int(Phase(phase)) for phase in beyond]
+    lower, upper = low, high
+    ragged, done = np.zeros(low.shape, dtype=bool), np.zeros(low.shape, dtype=bool)
+    while not done.all():
+        # All starts are run each time: the grid is the caller's.
+        part = np.where(done, 0, upper - lower)
+        left = np.where(done, low, np.maximum(lower - part, low))
+        right = np.where(done, low, np.minimum(upper + part, high))
+        points = np.linspace(left, right, samples + 1)
+        inside = ~np.isin([diagram_of(row).phase for row in points], codes)
+        leading = np.cumprod(inside, axis=0).sum(axis=0)
+        trailing = np.cumprod(~inside[::-1], axis=0).sum(axis=0)
+        end = np.full((1, *low.shape), np.inf)
+        found_lower = np.take_along_axis(np.concatenate([-end, points]), leading[None], axis=0)[0]
+        found_upper = np.take_along_axis(
+            np.concatenate([end, points[::-1]]), trailing[None], axis=0
+        )[0]
+        alike = (leading > samples) | (trailing > samples)
+        sharp = (leading + trailing == samples + 1) & ~alike
+        ragged = ragged | ~(done | sharp | alike)
+        lower, upper = np.where(done, lower, found_lower), np.where(done, upper, found_upper)
+        done = done | ~sharp | (upper - lower <= rtol * np.abs(upper))
+    single = np.isfinite(lower) & np.isfinite(upper) & ~ragged
+    ratio = np.full(low.shape, np.nan)
+    ratio[single] = (lower[single] + upper[single]) / 2
+    return Boundary(ratio, lower, upper, ragged)
 
 
 @dataclass(frozen=True)

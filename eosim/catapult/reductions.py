@@ -2,18 +2,19 @@ r"""Exact reductions: gradient descent of wide nets in few variables, step by st
 
 Each reduction has ``start()``, a pure ``step(state)`` and ``observe(state)``; `simulate` runs any of
 them. All are full-batch gradient descent with rate ``lr`` on :math:`L = \frac{1}{2D}\sum_a e_a^2`; the
-NTK is divided by D, and ``ntk`` is its top eigenvalue.
+NTK is divided by D, ``ntk`` is its top eigenvalue and ``weight_norm`` is :math:`|\theta|^2`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from eosim._checks import Array, Interval, float_array, integer, interface, real_number
+from eosim._maps import bias_map
 from eosim.trajectory import Status, Trajectory
 
 # A run beyond 1e12 of its first squared residual, and of 1, grows super-exponentially.
@@ -139,6 +140,97 @@ class EigenbasisNet:
 
 
 @dataclass(frozen=True, eq=False)
+class BiasNet:
+    r"""The quadratic model with bias and one datum where :math:`\psi^2 = s^2 I`: O(1) per step.
+
+    .. math:: z = \phi\cdot\theta_f + \tfrac\zeta2\, \theta_m^\top\psi\theta_m
+
+    Closed in :math:`c = \phi\cdot\theta_f`, :math:`q = z - c` and
+    :math:`h = \zeta^2\theta_m^\top\psi^2\theta_m` at any size of both parts (`bias_map`); the NTK is
+    :math:`|\phi|^2 + h`. Observed besides: ``monotone_norm``, the quantity
+    :math:`W = |\theta|^2 + (\phi\cdot\theta_f)^2/|\phi|^2` that a step changes by
+    :math:`\eta e\,(\eta e\,(\lambda + |\phi|^2) - 4 z)` (Meltzer & Liu 2023, arXiv 2301.07737).
+
+    Parameters
+    ----------
+    linear, quadratic, curved : float
+        c, q and h at the start.
+    flat : float
+        :math:`|\phi|^2`, positive.
+    kappa : float
+        :math:`\zeta^2 s^2`, positive.
+    target : float
+        y.
+    lr : float
+    across : float
+        Squared length of the part of :math:`\theta_f` across :math:`\phi`. It never moves, and only
+        the two norms contain it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If flat, kappa or lr is not positive, across is negative, or the start is impossible:
+        :math:`h \ge 2\sqrt\kappa\,|q|` always holds.
+
+    Examples
+    --------
+    >>> from eosim.catapult.reductions import BiasNet, simulate
+    >>> net = BiasNet(0.1, 0.0, 2.0, flat=0.5, kappa=0.01, target=0.0, lr=1.0)
+    >>> run = simulate(net, 200)  # lr * ntk is 2.5 at the start
+    >>> bool(run["loss"].max() > 100 * run["loss"][0]), bool(run["loss"][-1] < 1e-20)
+    (True, True)
+    """
+
+    linear: float
+    quadratic: float
+    curved: float
+    flat: float
+    kappa: float
+    target: float
+    lr: float
+    across: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive = Interval(0, math.inf)
+        for name, domain in (
+            ("linear", Interval(-math.inf, math.inf)),
+            ("quadratic", Interval(-math.inf, math.inf)),
+            ("curved", Interval(0, math.inf, lower_closed=True)),
+            ("flat", positive),
+            ("kappa", positive),
+            ("target", Interval(-math.inf, math.inf)),
+            ("lr", positive),
+            ("across", Interval(0, math.inf, lower_closed=True)),
+        ):
+            object.__setattr__(self, name, real_number(name, getattr(self, name), domain))
+        least = 2 * math.sqrt(self.kappa) * abs(self.quadratic)
+        if self.curved < least * (1 - 1e-12):  # a net of one part has equality, up to rounding
+            raise ValueError(
+                f"curved must be at least 2 sqrt(kappa) |quadratic| = {least}, got {self.curved}"
+            )
+
+    def start(self) -> tuple[float, float, float]:
+        """(c, q, h)."""
+        return self.linear, self.quadratic, self.curved
+
+    def step(self, state: tuple[float, float, float]) -> tuple[float, float, float]:
+        c, q, h = state
+        return bias_map(c, q, h, c + q - self.target, self.lr, self.flat, self.kappa)
+
+    def observe(self, state: tuple[float, float, float]) -> dict[str, Any]:
+        c, q, h = state
+        along = c**2 / self.flat
+        norm = h / self.kappa + along + self.across
+        return {
+            "output": c + q,
+            "loss": (c + q - self.target) ** 2 / 2,
+            "ntk": self.flat + h,
+            "weight_norm": norm,
+            "monotone_norm": norm + along,
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class LinearNetMoments:
     r"""The two-layer linear net :math:`f_a = n^{-1/2} v^\top U x_a` with any data, without its width.
 
@@ -229,6 +321,7 @@ class NeuronNet:
 
     The component of :math:`w_i` across x never moves; with :math:`p_i = w_i\cdot x/|x|`, s the slope at p
     and :math:`\bar e = \eta e|x|/\sqrt{nd}` each neuron does p' = p - e s v, v' = v - e s p: O(n) per step.
+    ``weight_norm`` is :math:`|p|^2 + |v|^2`, without what never moves.
 
     Parameters
     ----------
@@ -291,18 +384,32 @@ class NeuronNet:
             "output": output,
             "loss": (output - self.target) ** 2 / 2,
             "ntk": self.kappa * float(np.sum(self._slopes(p) ** 2 * (p**2 + v**2))),
+            "weight_norm": float(p @ p + v @ v),
             "sparsity": float(np.mean(p < 0)),
         }
+
+
+class _Sector(NamedTuple):
+    """The living neurons: running products, ends of their angles; residual, weight norm."""
+
+    alpha: float
+    beta: float
+    first: float
+    last: float
+    eps: float
+    norm: float
 
 
 @dataclass(frozen=True)
 class InfiniteReLU:
     r"""The two-layer ReLU net of infinite width with one datum and label 0: O(1) per step, exact.
 
-    Alive neurons are a sector of the angles of :math:`(p_0, v_0)`: with running products
-    :math:`\alpha = \prod(1-\epsilon_s),\ \beta = \prod(1+\epsilon_s)`, each has
-    :math:`p = c p_0 + \sigma v_0,\ v = \sigma p_0 + c v_0` (c, sigma the half sum and difference), and it
-    has lived while p > 0 throughout. Derived here; valid while c > 0 (a_0 up to about 3).
+    With running products :math:`\alpha = \prod(1-\epsilon_s),\ \beta = \prod(1+\epsilon_s)` a neuron has
+    :math:`p = c p_0 + \sigma v_0,\ v = \sigma p_0 + c v_0` (c, sigma the half sum and difference). It lives
+    while p > 0: while the angles of :math:`(p_0, v_0)` and (c, sigma) are less than :math:`\pi/2` apart. So
+    the living are a sector of angles, and each step can only cut it. Derived here.
+    ``weight_norm`` is :math:`\eta\kappa(|p|^2 + |v|^2)`, the dead neurons included with the values they
+    died with; it starts at 2 a_0, half of it silent from the beginning.
 
     Parameters
     ----------
@@ -328,40 +435,37 @@ class InfiniteReLU:
         if self.eps == 0:
             raise ValueError("eps must not be 0: nothing would move")
 
-    def start(self) -> tuple[float, float, float, float, float]:
-        """alpha, beta, the extremes of sigma/c so far, and the residual."""
-        return 1.0, 1.0, 0.0, 0.0, self.eps
+    def start(self) -> _Sector:
+        return _Sector(1.0, 1.0, -math.pi / 2, math.pi / 2, self.eps, 2 * self.a)
 
-    def _sector(self, low: float, high: float) -> tuple[float, float]:
-        first = -math.atan2(1, high) if high > 0 else -math.pi / 2
-        last = math.atan2(1, -low) if low < 0 else math.pi / 2
-        return first, last
+    def step(self, state: _Sector) -> _Sector:
+        eps = state.eps
+        output, ntk = self._integrals(state)
+        # Also of those that die in this step: they still make it.
+        norm = state.norm + eps * (eps * ntk - 4 * output)
+        alpha, beta = state.alpha * (1 - eps), state.beta * (1 + eps)
+        angle = math.atan2(alpha - beta, alpha + beta)  # of (c, sigma)
+        first = max(state.first, angle - math.pi / 2)
+        last = max(first, min(state.last, angle + math.pi / 2))  # equal when all are dead
+        moved = _Sector(alpha, beta, first, last, 0.0, norm)
+        return moved._replace(eps=self._integrals(moved)[0])
 
-    def step(
-        self, state: tuple[float, float, float, float, float]
-    ) -> tuple[float, float, float, float, float]:
-        alpha, beta, low, high, eps = state
-        alpha, beta = alpha * (1 - eps), beta * (1 + eps)
-        c, sigma = (alpha + beta) / 2, (alpha - beta) / 2
-        ratio = sigma / c
-        low, high = min(low, ratio), max(high, ratio)
-        squares, product, _ = self._integrals(low, high)
-        eps = self.a * (c * sigma * squares + (c**2 + sigma**2) * product)
-        return alpha, beta, low, high, eps
+    def _integrals(self, state: _Sector) -> tuple[float, float]:
+        """Output and NTK of the living."""
+        c, sigma = (state.alpha + state.beta) / 2, (state.alpha - state.beta) / 2
+        # (1 / pi) of the integrals of 1 and of sin cos over the sector
+        width = state.last - state.first
+        one = width / math.pi
+        product = math.sin(state.last + state.first) * math.sin(width) / (2 * math.pi)
+        output = self.a * (c * sigma * one + (c**2 + sigma**2) * product)
+        ntk = self.a * ((c**2 + sigma**2) * one + 4 * c * sigma * product)
+        return output, ntk
 
-    def _integrals(self, low: float, high: float) -> tuple[float, float, float]:
-        """(1/pi) of the integrals of 1 and of sin cos over the sector, and its angle."""
-        first, last = self._sector(low, high)
-        product = (math.sin(last) ** 2 - math.sin(first) ** 2) / (2 * math.pi)
-        return (last - first) / math.pi, product, last - first
-
-    def observe(self, state: tuple[float, float, float, float, float]) -> dict[str, Any]:
-        alpha, beta, low, high, eps = state
-        c, sigma = (alpha + beta) / 2, (alpha - beta) / 2
-        squares, product, angle = self._integrals(low, high)
+    def observe(self, state: _Sector) -> dict[str, Any]:
         return {
-            "output": eps,
-            "loss": eps**2 / 2,
-            "ntk": self.a * ((c**2 + sigma**2) * squares + 4 * c * sigma * product),
-            "sparsity": 1 - angle / (2 * math.pi),
+            "output": state.eps,
+            "loss": state.eps**2 / 2,
+            "ntk": self._integrals(state)[1],
+            "weight_norm": state.norm,
+            "sparsity": 1 - (state.last - state.first) / (2 * math.pi),
         }

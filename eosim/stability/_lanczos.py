@@ -12,10 +12,12 @@ from eosim._checks import Array
 # Our choice: a basis of 40 vectors, then a restart from the best vector; ten restarts.
 _BASIS = 40
 _RESTARTS = 10
+# Our choice: of the residual, relative to the eigenvalue; its error is usually the square of it.
+TOLERANCE = 1e-11
 
 
 def top_eigenpair(
-    product: Callable[[Array], Array], start: Array, tolerance: float = 1e-11
+    product: Callable[[Array], Array], start: Array, tolerance: float = TOLERANCE
 ) -> tuple[float, Array]:
     """The largest eigenvalue and its unit eigenvector, by Lanczos with full reorthogonalisation.
 

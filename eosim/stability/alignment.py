@@ -67,9 +67,9 @@ def kernel_alignment(kernel: Any, residuals: Any, *, centred: bool = True) -> Al
 def alignment_band(kernel: Any, *, centred: bool = True) -> AlignmentBand:
     r"""Extremes of mu over residuals in the range of J: those of the linearised model at zero loss.
 
-    The smallest, mu_0, is the constant of the bound :math:`|H|_F \le \sqrt{B/\mu_0}/\eta`. The ends of the
-    spectrum of :math:`V^\top[\,n\,\mathrm{Diag}(\Theta^2) - \Theta^2\,]V/|\Theta|_F^2`, V the eigenvectors of
-    positive eigenvalue: O(n r^2). Over all of :math:`R^n` the minimum would be lower still.
+    The smallest, mu_0, is the constant of the bound :math:`|H|_F \le \sqrt{B/\mu_0}/\eta`. They are the
+    ends of the spectrum of :math:`V^\top[n\,\mathrm{Diag}(\Theta^2) - \Theta^2]V/|\Theta|_F^2` (V the
+    eigenvectors of positive eigenvalue), in O(n r^2). Over all of :math:`R^n` the band is wider.
 
     Parameters
     ----------
@@ -116,8 +116,8 @@ def population_alignment(
 
     (uncentred with 2 grad grad^T: up to 3). For x uniform on the sphere of radius sqrt(d) in
     :math:`R^d` the second moment is d/(d + 2) times the Gaussian one. Linear regression with
-    S = I: :math:`\alpha = (d+1)/\sqrt{d(d+3)}`, :math:`\beta = \sqrt{(d+3)/d}` and mu = 1 + 1/d for Gaussian
-    inputs, mu = 1 - 1/d (1 uncentred) on the sphere.
+    S = I has :math:`\alpha = (d+1)/\sqrt{d(d+3)}`, :math:`\beta = \sqrt{(d+3)/d}` and mu = 1 + 1/d for
+    Gaussian inputs, mu = 1 - 1/d (1 uncentred) on the sphere.
 
     Parameters
     ----------
@@ -162,8 +162,8 @@ def streaming_critical_lr(eigenvalues: Any, batch_size: int, *, inputs: str = "g
     .. math:: \sum_a \frac{c\,\eta\lambda_a}{2B - (B + 2c - 1)\,\eta\lambda_a} = 1, \qquad
               c = 1 \text{ (Gaussian)}, \quad c = \frac{d}{d+2} \text{ (sphere)}
 
-    For inputs :math:`x \sim N(0, S)`, or :math:`x = S^{1/2} u` with u uniform on the sphere of radius sqrt(d);
-    lambda_a are the d eigenvalues of S. Equal ones give :math:`2B/(\lambda(d + B + 1))` and
+    For inputs :math:`x \sim N(0, S)`, or :math:`x = S^{1/2} u` with u uniform on the sphere of radius
+    sqrt(d); lambda_a are the d eigenvalues of S. Equal ones give :math:`2B/(\lambda(d + B + 1))` and
     :math:`2B/(\lambda(d + B - 1))`. Exact: the second moment of theta obeys
     :math:`M' = (I - \eta S) M (I - \eta S) + \frac{\eta^2}{B}[(2c - 1) S M S + c\,\mathrm{tr}(SM)\, S]`.
 
@@ -206,8 +206,8 @@ def streaming_critical_lr(eigenvalues: Any, batch_size: int, *, inputs: str = "g
     def excess(t: float) -> float:
         return float(np.sum(c * values / (2 * B * t - (B + 2 * c - 1) * values))) - 1
 
-    high = pole + c * float(values.sum()) / (2 * B)  # where even the sharpest denominators suffice
     low = pole + c * float(values.max()) / (2 * B)  # where the sharpest mode alone gives 1
+    high = pole + c * float(values.sum()) / B  # where the sum is at most 1/2
     if excess(low) <= 0:
         return 1 / low
     return float(1 / brentq(excess, low, high, xtol=1e-300, rtol=1e-15))

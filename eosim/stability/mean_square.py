@@ -31,7 +31,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 from eosim._checks import Array, Interval, choice, float_array, integer, real_number
 from eosim.sampling import BatchMoments, batch_moments
-from eosim.stability._lanczos import top_eigenpair
+from eosim.stability._lanczos import TOLERANCE, top_eigenpair
 from eosim.stability.tangent_kernel import TangentKernel, as_kernel
 
 KINDS = ("exact", "closure", "finite", "delocalised", "trace")
@@ -42,6 +42,8 @@ _MOMENTUM = Interval(0, 1, lower_closed=True)
 _EDGE = 1e-13
 # Growth rates this close to that of the drift alone, relatively, count as equal to it.
 _ABOVE_FLOOR = 1e-12
+# Our choice: residual of the eigenvector in the first of Newton's steps; the last has TOLERANCE.
+_FIRST_TOLERANCE = 1e-3
 # A kernel norm this little above 1 at the edge is rounding, and the edge itself the threshold.
 _AT_EDGE = 1e-9
 
@@ -447,24 +449,26 @@ def _exact_threshold(ntk: TangentKernel, moments: BatchMoments, mu: float, edge:
     """Newton's method on 1/K as a function of 1/lr, which is a straight line for a single mode."""
     lam = ntk.eigenvalues
     # The finite form bounds the threshold from above, and is exact for flat eigenvectors.
-    low, high = 0.0, edge
-    lr = min(_threshold(ntk, moments, mu, edge, "finite"), edge * (1 - _EDGE))
-    vector = _identity(ntk)
+    inside = edge * (1 - _EDGE)
+    lr = min(_threshold(ntk, moments, mu, edge, "finite"), inside)
+    vector, tolerance = _identity(ntk), _FIRST_TOLERANCE
     for _ in range(100):
         weight = _weight(ntk, lr, moments, mu)
-        value, vector = top_eigenpair(_kernel_product(ntk, weight), vector)
-        if lr == edge * (1 - _EDGE) and value <= 1 + _AT_EDGE:
+        value, vector = top_eigenpair(_kernel_product(ntk, weight), vector, tolerance)
+        if lr == inside and tolerance > TOLERANCE:
+            tolerance = TOLERANCE
+            continue
+        if lr == inside and value <= 1 + _AT_EDGE:
             return edge
         # w = c / (A/lr + B) per pair, so that lr dw/dlr = w (A/lr) / (A/lr + B): Hellmann-Feynman
         pull = (1 - mu) * lr * (lam[:, None] + lam) * weight
         slope = weight * pull / (moments.noise * ntk.n_samples * lr**2 * lam[:, None] * lam)
         logarithmic = float(vector @ _kernel_product(ntk, slope)(vector)) / value  # dlnK/dlnlr
-        low, high = (lr, high) if value < 1 else (low, lr)
-        inverse = (1 / lr) * (1 + (1 - 1 / value) * value / logarithmic)
-        updated = 1 / inverse if inverse > 0 else high
-        if abs(updated - lr) <= 1e-13 * lr:
-            return float(min(updated, edge))
-        if not low < updated < high:
-            updated = (low + high) / 2 if high < edge else edge * (1 - _EDGE)
+        inverse = (1 + (value - 1) / logarithmic) / lr
+        updated = min(1 / inverse, inside) if inverse > 0 else inside
+        change = abs(updated / lr - 1)
+        if tolerance == TOLERANCE and change <= 1e-12:
+            return updated
+        tolerance = min(tolerance, max(TOLERANCE, change**2))
         lr = updated
     raise RuntimeError("the threshold did not converge in 100 Newton steps")

@@ -7,11 +7,14 @@ from eosim.problems.networks.homogeneous import (
     activation_sparsity,
     uv_net,
 )
+from eosim.problems.networks.linear import DiagonalNet, LinearNet
 from eosim.problems.networks.perceptron import Perceptron
 
 __all__ = [
     "DeepHomogeneousNet",
+    "DiagonalNet",
     "FrozenGates",
+    "LinearNet",
     "Perceptron",
     "TwoLayerNet",
     "activation_sparsity",

@@ -34,22 +34,24 @@ def checked_points(inputs: Any, training: Array) -> Array:
     return float_array("inputs", inputs, shape=(None, training.shape[1]))
 
 
-def checked_data(inputs: Any, targets: Any) -> tuple[Array, Array]:
-    """Checked inputs (D, d) and targets (D, 1)."""
+def checked_data(
+    inputs: Any, targets: Any, *, several_outputs: bool = False
+) -> tuple[Array, Array]:
+    """Checked inputs (n, d) and targets (n, k), where k is 1 unless there may be several outputs."""
     inputs = float_array("inputs", inputs, shape=(None, None))
     targets = float_array("targets", targets)
-    column = targets.ndim == 1 or (targets.ndim == 2 and targets.shape[1] == 1)
-    if not column or 0 in targets.shape or 0 in inputs.shape:
+    columns = targets.ndim == 2 and (several_outputs or targets.shape[1] == 1)
+    if not (targets.ndim == 1 or columns) or 0 in targets.shape or 0 in inputs.shape:
         raise ValueError(
-            "inputs must have shape (n, d) and targets (n,) or (n, 1), not empty; got "
-            f"{inputs.shape} and {targets.shape}"
+            f"inputs must have shape (n, d) and targets (n,) or (n, {'k' if several_outputs else 1})"
+            f", not empty; got {inputs.shape} and {targets.shape}"
         )
     if len(targets) != len(inputs):
         raise ValueError(
             f"inputs and targets must have one row per sample; got shapes {inputs.shape} and "
             f"{targets.shape}"
         )
-    return inputs, targets.reshape(-1, 1)
+    return inputs, targets.reshape(len(targets), -1)
 
 
 def checked_slopes(slopes: Any) -> tuple[float, float]:

@@ -10,8 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from eosim._checks import Array, float_array, integer
-from eosim.problems.networks._shared import split_layers
+from eosim._checks import Array, integer
+from eosim.problems.networks._shared import (
+    batch_rows,
+    checked_data,
+    checked_points,
+    split_layers,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,23 +51,12 @@ class Perceptron:
     analytic = True
 
     def __post_init__(self) -> None:
-        inputs = float_array("inputs", self.inputs, shape=(None, None))
-        targets = float_array("targets", self.targets)
-        if targets.ndim not in (1, 2) or 0 in targets.shape or 0 in inputs.shape:
-            raise ValueError(
-                "inputs must have shape (n, d) and targets (n,) or (n, k), not empty; got "
-                f"{inputs.shape} and {targets.shape}"
-            )
-        if len(targets) != len(inputs):
-            raise ValueError(
-                f"inputs and targets must have one row per sample; got shapes {inputs.shape} and "
-                f"{targets.shape}"
-            )
+        inputs, targets = checked_data(self.inputs, self.targets, several_outputs=True)
         if not isinstance(self.hidden, Sequence) or isinstance(self.hidden, str):
             raise TypeError(f"hidden must be a sequence of widths, e.g. (32,); got {self.hidden!r}")
         hidden = tuple(integer("hidden", width, minimum=1) for width in self.hidden)
         object.__setattr__(self, "inputs", inputs)
-        object.__setattr__(self, "targets", targets.reshape(len(targets), -1))
+        object.__setattr__(self, "targets", targets)
         object.__setattr__(self, "hidden", hidden)
 
     @property
@@ -85,14 +79,12 @@ class Perceptron:
 
     def outputs(self, theta: Array, inputs: Any = None) -> Array:
         """f at ``inputs`` (n, d), the training inputs if None; shape (n, n_outputs)."""
-        points = self.inputs
-        if inputs is not None:
-            points = float_array("inputs", inputs, shape=(None, points.shape[1]))
+        points = checked_points(inputs, self.inputs)
         return self._forward(split_layers(theta, self.shapes), points)[-1]
 
     def residuals(self, theta: Array, batch: Array | None = None) -> Array:
         """e = f - y, of shape (batch, n_outputs)."""
-        inputs, targets = self._rows(batch)
+        inputs, targets = batch_rows(self.inputs, self.targets, batch)
         return self._forward(split_layers(theta, self.shapes), inputs)[-1] - targets
 
     def loss(self, theta: Array, batch: Array | None = None) -> Any:
@@ -100,7 +92,7 @@ class Perceptron:
         return np.sum(residuals * residuals) / (2 * len(residuals))  # bilinear: no conjugation
 
     def gradient(self, theta: Array, batch: Array | None = None) -> Array:
-        inputs, targets = self._rows(batch)
+        inputs, targets = batch_rows(self.inputs, self.targets, batch)
         layers = split_layers(theta, self.shapes)
         units = self._forward(layers, inputs)
         delta = (units[-1] - targets) / len(inputs)  # dL/df (n, k)
@@ -112,7 +104,7 @@ class Perceptron:
 
     def hvp(self, theta: Array, v: Array, batch: Array | None = None) -> Array:
         """H v by differentiating the gradient's two passes along v (Pearlmutter 1994)."""
-        inputs, targets = self._rows(batch)
+        inputs, targets = batch_rows(self.inputs, self.targets, batch)
         layers, moves = split_layers(theta, self.shapes), split_layers(v, self.shapes)
         units = self._forward(layers, inputs)
         velocities = [np.zeros_like(inputs)]  # d(unit) along v
@@ -141,7 +133,7 @@ class Perceptron:
 
     def jacobian(self, theta: Array, batch: Array | None = None) -> Array:
         """df/dtheta, of shape (batch, n_outputs, dim)."""
-        inputs, _ = self._rows(batch)
+        inputs, _ = batch_rows(self.inputs, self.targets, batch)
         layers = split_layers(theta, self.shapes)
         units = self._forward(layers, inputs)
         n = len(inputs)
@@ -174,8 +166,3 @@ class Perceptron:
             total = units[-1] @ layer[:, :-1].T + layer[:, -1]
             units.append(total if index == len(layers) - 1 else np.tanh(total))
         return units
-
-    def _rows(self, batch: Array | None) -> tuple[Array, Array]:
-        if batch is None:
-            return self.inputs, self.targets
-        return self.inputs[batch], self.targets[batch]
