@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 from eosim._version import __version__
 
 if TYPE_CHECKING:
-    from eosim import catapult, flows, measure, moments, optimizers, problems, sampling, stability
+    from eosim import (
+        catapult,
+        flows,
+        measure,
+        moments,
+        optimizers,
+        problems,
+        sampling,
+        sharpening,
+        stability,
+        two_parameter,
+    )
     from eosim.comparison import Comparison, compare
     from eosim.discrete import run
     from eosim.flows import (
@@ -43,6 +54,7 @@ if TYPE_CHECKING:
         Polynomial,
         Quadratic,
         QuadraticNet,
+        QuadraticRegression,
         RandomFeatures,
         Rosenbrock,
         TwoLayerNet,
@@ -52,6 +64,8 @@ if TYPE_CHECKING:
     from eosim.trajectory import RunState, Status, Trajectory
 
 _HOME = {
+    "closed_form": "eosim.flows",
+    "compare": "eosim.comparison",
     "Comparison": "eosim.comparison",
     "Cosine": "eosim.problems",
     "DAL": "eosim.optimizers",
@@ -59,10 +73,12 @@ _HOME = {
     "DiagonalNet": "eosim.problems",
     "EMAMomentum": "eosim.optimizers",
     "ForwardDifferenceFlow": "eosim.flows",
+    "from_functions": "eosim.problems",
     "GradientDescent": "eosim.optimizers",
     "GradientFlow": "eosim.flows",
     "HeavyBall": "eosim.optimizers",
     "HeavyBallPrincipalFlow": "eosim.flows",
+    "integrate": "eosim.flows",
     "LinearNet": "eosim.problems",
     "LinearRegression": "eosim.problems",
     "ModifiedFlow": "eosim.flows",
@@ -70,24 +86,21 @@ _HOME = {
     "OrnsteinUhlenbeck": "eosim.flows",
     "Perceptron": "eosim.problems",
     "Polynomial": "eosim.problems",
+    "predict": "eosim.moments",
     "PrincipalFlow": "eosim.flows",
     "PrincipalSeries": "eosim.flows",
     "Quadratic": "eosim.problems",
     "QuadraticNet": "eosim.problems",
+    "QuadraticRegression": "eosim.problems",
     "QuasiHyperbolic": "eosim.optimizers",
     "RandomFeatures": "eosim.problems",
     "Rosenbrock": "eosim.problems",
+    "run": "eosim.discrete",
     "RunState": "eosim.trajectory",
     "ShuffledEpochLoss": "eosim.flows",
     "Status": "eosim.trajectory",
     "Trajectory": "eosim.trajectory",
     "TwoLayerNet": "eosim.problems",
-    "closed_form": "eosim.flows",
-    "compare": "eosim.comparison",
-    "from_functions": "eosim.problems",
-    "integrate": "eosim.flows",
-    "predict": "eosim.moments",
-    "run": "eosim.discrete",
     "uv_net": "eosim.problems",
 }
 _MODULES = (
@@ -98,7 +111,9 @@ _MODULES = (
     "optimizers",
     "problems",
     "sampling",
+    "sharpening",
     "stability",
+    "two_parameter",
 )
 
 __all__ = [
@@ -124,6 +139,7 @@ __all__ = [
     "PrincipalSeries",
     "Quadratic",
     "QuadraticNet",
+    "QuadraticRegression",
     "QuasiHyperbolic",
     "RandomFeatures",
     "Rosenbrock",
@@ -146,7 +162,9 @@ __all__ = [
     "problems",
     "run",
     "sampling",
+    "sharpening",
     "stability",
+    "two_parameter",
     "uv_net",
 ]
 

@@ -106,6 +106,20 @@ PROBLEMS = [
     ),
     pytest.param(perceptron(), np.linspace(-1, 1, 13), id="perceptron"),
     pytest.param(
+        eosim.problems.random_quadratic_regression(5, 4, 0.5, seed=2),
+        _POINT,
+        id="quadratic_regression",
+    ),
+    pytest.param(eosim.RandomFeatures.draw(8, 3, 4), _POINT, id="random_features"),
+    pytest.param(
+        eosim.LinearNet([[1.0, 2.0], [-0.5, 0.3]], [1.0, 2.0], (2,)),
+        np.arange(6) / 3,
+        id="linear_net",
+    ),
+    pytest.param(
+        eosim.DiagonalNet([[1.0, 2.0], [-0.5, 0.3]], [1.0, 2.0]), _POINT, id="diagonal_net"
+    ),
+    pytest.param(
         perceptron(n_outputs=2, hidden=(3, 2)), np.linspace(-1, 0.9, 23), id="deep_perceptron"
     ),
 ]

@@ -34,6 +34,8 @@ ARROWS = {
     "flows": _COMPUTING | {"_recording"},
     "stability": {"measure", "optimizers", "problems", "sampling"},
     "moments": {"sampling", "stability", "trajectory"},
+    "sharpening": {"discrete", "optimizers", "problems", "sampling", "trajectory"},
+    "two_parameter": set(),
     "comparison": {"discrete", "flows", "optimizers", "problems", "trajectory"},
 }
 

@@ -12,6 +12,7 @@ from theory import (
     linear_stability,
     modified_flows,
     principal_flow,
+    sharpening,
     step_sizes,
     stochastic_flows,
     weight_norm,
@@ -30,6 +31,7 @@ _SUBJECTS: tuple[Callable[[], list[Claim]], ...] = (
     weight_norm.claims,
     dual_kernels.claims,
     alignment.claims,
+    sharpening.claims,
 )
 
 

@@ -20,6 +20,11 @@ from eosim.problems.networks import (
     uv_net,
 )
 from eosim.problems.quadratic import QuadraticNet, catapult_bound
+from eosim.problems.quadratic_regression import (
+    QuadraticRegression,
+    jacobian_with_spectrum,
+    random_quadratic_regression,
+)
 from eosim.problems.regression import LinearRegression
 from eosim.problems.teachers import (
     TeacherStudent,
@@ -45,6 +50,7 @@ __all__ = [
     "Problem",
     "Quadratic",
     "QuadraticNet",
+    "QuadraticRegression",
     "RandomFeatures",
     "Rosenbrock",
     "SphereKernel",
@@ -56,9 +62,11 @@ __all__ = [
     "dual_kernel",
     "from_functions",
     "interpolating_minimum",
+    "jacobian_with_spectrum",
     "meta_features",
     "paired_matrices",
     "random_features",
+    "random_quadratic_regression",
     "sphere_kernel",
     "teacher_student",
     "third_derivative",
