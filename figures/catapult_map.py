@@ -219,7 +219,7 @@ def _image(axes: Axes, phase: np.ndarray, x: tuple[float, float], y: tuple[float
     shown = np.ma.masked_equal(phase, IMPOSSIBLE)
     axes.imshow(
         shown,
-        cmap=ListedColormap([COLORS[name] for name in Phase]),
+        cmap=ListedColormap(list(COLORS.values())),
         vmin=-0.5,
         vmax=len(COLORS) - 0.5,
         extent=(*x, *y),

@@ -315,7 +315,7 @@ def infinite_relu_phases(a: Any, kick: Any = 1e-4, *, max_steps: int = 5000) -> 
     r"""Phases of the infinitely wide two-layer ReLU net with one datum and label 0, over a grid.
 
     The living neurons are a sector of the angles of :math:`(p_0, v_0)` (the reduction of
-    `InfiniteReLU`, here at every a): O(1) per step. Periods are not looked for.
+    `InfiniteReLU`): O(1) per step. Periods are not looked for.
 
     Parameters
     ----------
@@ -418,7 +418,7 @@ def phase_boundary(
     lower, upper = low, high
     ragged, done = np.zeros(low.shape, dtype=bool), np.zeros(low.shape, dtype=bool)
     while not done.all():
-        # All starts are run each time: the grid is the caller's.
+        # The grid is the caller's, so that all starts are run: those that are done at their low end.
         part = np.where(done, 0, upper - lower)
         left = np.where(done, low, np.maximum(lower - part, low))
         right = np.where(done, low, np.minimum(upper + part, high))
@@ -433,7 +433,7 @@ def phase_boundary(
         )[0]
         alike = (leading > samples) | (trailing > samples)
         sharp = (leading + trailing == samples + 1) & ~alike
-        ragged = ragged | ~(done | sharp | alike)
+        ragged = ragged | ~(sharp | alike)
         lower, upper = np.where(done, lower, found_lower), np.where(done, upper, found_upper)
         done = done | ~sharp | (upper - lower <= rtol * np.abs(upper))
     single = np.isfinite(lower) & np.isfinite(upper) & ~ragged
