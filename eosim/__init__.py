@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from eosim.comparison import Comparison, compare
     from eosim.discrete import run
+    from eosim.ensemble import Ensemble, run_ensemble
     from eosim.flows import (
         ForwardDifferenceFlow,
         GradientFlow,
@@ -88,6 +89,7 @@ _HOME = {
     "DeepHomogeneousNet": "eosim.problems",
     "DiagonalNet": "eosim.problems",
     "EMAMomentum": "eosim.optimizers",
+    "Ensemble": "eosim.ensemble",
     "ForwardDifferenceFlow": "eosim.flows",
     "from_functions": "eosim.problems",
     "GradientDescent": "eosim.optimizers",
@@ -116,6 +118,7 @@ _HOME = {
     "RMSProp": "eosim.optimizers",
     "Rosenbrock": "eosim.problems",
     "run": "eosim.discrete",
+    "run_ensemble": "eosim.ensemble",
     "RunState": "eosim.trajectory",
     "ShuffledEpochLoss": "eosim.flows",
     "Status": "eosim.trajectory",
@@ -149,6 +152,7 @@ __all__ = [
     "DeepHomogeneousNet",
     "DiagonalNet",
     "EMAMomentum",
+    "Ensemble",
     "ForwardDifferenceFlow",
     "GradientDescent",
     "GradientFlow",
@@ -191,6 +195,7 @@ __all__ = [
     "predict",
     "problems",
     "run",
+    "run_ensemble",
     "sampling",
     "sharpening",
     "stability",

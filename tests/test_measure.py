@@ -71,7 +71,7 @@ def test_an_unconverged_lanczos_run_says_so_and_gives_its_best(monkeypatch):
     def give_up(*args, **options):
         raise ArpackNoConvergence("no", np.array([]), np.zeros((BIG, 0)))
 
-    monkeypatch.setattr(measure, "eigsh", give_up)
+    monkeypatch.setattr(measure.curvature, "eigsh", give_up)
     problem = big_quadratic(np.concatenate([np.linspace(-1, 1, BIG - 1), [2.0]]))
     ends = measure.spectrum_ends(problem, np.zeros(BIG))
     assert not ends.converged

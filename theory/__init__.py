@@ -11,7 +11,10 @@ from theory import (
     dual_kernels,
     linear_stability,
     modified_flows,
+    noise_kernels,
     principal_flow,
+    sgd_moments,
+    sgd_stability,
     sharpening,
     step_sizes,
     stochastic_flows,
@@ -32,6 +35,9 @@ _SUBJECTS: tuple[Callable[[], list[Claim]], ...] = (
     dual_kernels.claims,
     alignment.claims,
     sharpening.claims,
+    sgd_moments.claims,
+    noise_kernels.claims,
+    sgd_stability.claims,
 )
 
 

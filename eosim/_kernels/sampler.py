@@ -1,7 +1,8 @@
-"""Partial Fisher-Yates shuffles for many steps at once."""
+"""Mini-batches in compiled code: shuffles for many steps at once, and one batch inside a kernel."""
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
 
@@ -33,3 +34,92 @@ def partial_shuffles(draws, permutation):
             permutation[j] = permutation[position]
             permutation[position] = chosen
             draws[row, j] = chosen
+
+
+# --- one batch at a time, inside other kernels ---------------------------------------------------
+
+WITHOUT_REPLACEMENT, WITH_REPLACEMENT, BERNOULLI, RESHUFFLING = range(4)
+
+# SplitMix64, as in eosim.sampling: the same draws to the bit.
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _mix(x):
+    x = (x ^ (x >> np.uint64(30))) * _MIX_1
+    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    return x ^ (x >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _uniform(start, j):
+    """Draw j of the sequence that begins at ``start``, on [0, 1)."""
+    return np.float64(_mix(start + np.uint64(j + 1) * _GAMMA) >> np.uint64(11)) * 2.0**-53
+
+
+@njit(cache=True, nogil=True)
+def _shuffle(start, n_samples, n_chosen, permutation, positions, batch, first):
+    """The first ``n_chosen`` entries of a Fisher-Yates shuffle; ``permutation`` is left as 0..n-1."""
+    for j in range(n_chosen):  # apart from the swaps, which are sequential: this loop vectorises
+        positions[j] = j + np.int64(_uniform(start, j) * (n_samples - j))
+    for j in range(n_chosen):
+        batch[first + j] = permutation[positions[j]]
+        permutation[positions[j]] = permutation[j]  # entry j itself is never looked at again
+    for j in range(n_chosen):
+        permutation[j] = j
+        permutation[positions[j]] = positions[j]
+
+
+@njit(cache=True, nogil=True)
+def draw_batch(
+    scheme, key_0, key_1, step, n_samples, batch_size, permutation, positions, order, batch, first
+):
+    """Write the batch of one step into ``batch`` from position ``first`` on; returns its size.
+
+    The indices, and their order, are those of `eosim.sampling.BatchStream`.
+
+    Parameters
+    ----------
+    scheme : int
+        Position in `eosim.sampling.SCHEMES`.
+    key_0, key_1 : uint64
+        The key of the stream.
+    step, n_samples, batch_size : int
+    permutation, positions : (n,) int64 arrays
+        Scratch; ``permutation`` must be 0..n-1, and is so again on exit.
+    order : (n + 1,) int64 array
+        Of reshuffling: the order of an epoch, then that epoch's number; -1 there for a new key.
+    batch : int64 array
+        With room for a batch behind ``first``: n entries for Bernoulli, else B.
+    first : int
+    """
+    counter = step
+    per_epoch = 1
+    if scheme == RESHUFFLING:
+        per_epoch = (n_samples + batch_size - 1) // batch_size
+        counter = step // per_epoch
+    start = _mix(_mix(key_0 + np.uint64(counter) * _GAMMA) ^ key_1)
+    if scheme == WITHOUT_REPLACEMENT:
+        _shuffle(start, n_samples, batch_size, permutation, positions, batch, first)
+        return batch_size
+    if scheme == WITH_REPLACEMENT:
+        for j in range(batch_size):
+            batch[first + j] = np.int64(_uniform(start, j) * n_samples)
+        return batch_size
+    size = 0
+    if scheme == BERNOULLI:
+        for i in range(n_samples):
+            if _uniform(start, i) * n_samples < batch_size:
+                batch[first + size] = i
+                size += 1
+        return size
+    if order[n_samples] != counter:
+        _shuffle(start, n_samples, n_samples, permutation, positions, order, 0)
+        order[n_samples] = counter
+    begin = (step - counter * per_epoch) * batch_size
+    size = min(batch_size, n_samples - begin)
+    for j in range(size):
+        batch[first + j] = order[begin + j]
+    return size

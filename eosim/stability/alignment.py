@@ -142,16 +142,11 @@ def population_alignment(
     g = float_array("gradient", gradient, shape=(len(G),))
     twice = 2 * real_number("loss", loss, Interval(0, math.inf))
     factor = _fourth_moment(inputs, n_features)
-    rank_one = 2 * factor - 1 if centred else 2 * factor  # Sigma = factor 2L G + rank_one g g^T
     square = float(np.sum(G**2))
     if square == 0:
         raise ValueError("gauss_newton must not be zero: alignment is a ratio to its norm")
-    overlap = factor * twice * square + rank_one * float(g @ G @ g)
-    noise = math.sqrt(
-        (factor * twice) ** 2 * square
-        + 2 * factor * twice * rank_one * float(g @ G @ g)
-        + rank_one**2 * float(g @ g) ** 2
-    )
+    sigma = factor * twice * G + (2 * factor - centred) * np.outer(g, g)
+    overlap, noise = float(np.sum(sigma * G)), float(np.linalg.norm(sigma))
     alpha = overlap / (noise * math.sqrt(square)) if noise > 0 else math.nan
     return Alignment(alpha, noise / (twice * math.sqrt(square)), overlap / (twice * square))
 

@@ -1,8 +1,4 @@
-"""Measurements: functions of (problem, theta), usable by themselves or as ``record=`` of a run.
-
-Largest sizes are chosen by cost: up to ``DENSE_DIM`` parameters the Hessian is formed and the
-answer is exact; beyond, Hessian-vector products are used and the answer carries its error.
-"""
+"""Loss, gradient and curvature at a point: ends of the Hessian's spectrum, trace, norm, NTK."""
 
 from __future__ import annotations
 

@@ -1,0 +1,342 @@
+r"""SGD on models that are linear in theta, one trajectory after the other.
+
+Every rule here has linear memory: with the mini-batch gradient g,
+
+    velocity <- momentum * velocity + dampening * g
+    theta    <- theta - lr * (gradient_weight * g + velocity_weight * velocity)
+
+``rule`` holds (lr, momentum, dampening, gradient_weight, velocity_weight). A kernel takes a chunk of
+replicas and nothing is shared between them, so neither the chunk nor the thread changes a bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from eosim._kernels.sampler import BERNOULLI, draw_batch
+
+# Converged states decay into subnormal numbers, on which this arithmetic is many times slower.
+# Our choice: no loss formed of entries below 1e-280 differs from 0.
+_TINY = 1e-280
+_FLUSH_EVERY = 64
+# Steps between two looks for a divergence; when there is one, they are made again one by one.
+_CHECK_EVERY = 16
+# Rows of K taken in one pass over the residuals: each pass reads and writes them once.
+_ROWS_PER_PASS = 8
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _squared_norm(x):
+    total = 0.0
+    for j in range(x.shape[0]):
+        total += x[j] * x[j]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _dot(x, y):
+    total = 0.0
+    for j in range(x.shape[0]):
+        total += x[j] * y[j]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _add_rows(matrix, rows, weights, n_rows, x):
+    """x += sum over r of weights[r] * matrix[rows[r]], entry by entry in the order of r.
+
+    The order makes the result independent of how the rows are grouped into passes.
+    """
+    first = 0
+    while first + 8 <= n_rows:
+        a, b = matrix[rows[first]], matrix[rows[first + 1]]
+        c, d = matrix[rows[first + 2]], matrix[rows[first + 3]]
+        e, f = matrix[rows[first + 4]], matrix[rows[first + 5]]
+        g, h = matrix[rows[first + 6]], matrix[rows[first + 7]]
+        wa, wb, wc, wd = weights[first], weights[first + 1], weights[first + 2], weights[first + 3]
+        we, wf, wg, wh = (
+            weights[first + 4], weights[first + 5], weights[first + 6], weights[first + 7]
+        )  # fmt: skip
+        for j in range(x.shape[0]):
+            y = x[j] + wa * a[j]
+            y = y + wb * b[j]
+            y = y + wc * c[j]
+            y = y + wd * d[j]
+            y = y + we * e[j]
+            y = y + wf * f[j]
+            y = y + wg * g[j]
+            x[j] = y + wh * h[j]
+        first += 8
+    while first + 2 <= n_rows:
+        a, b = matrix[rows[first]], matrix[rows[first + 1]]
+        wa, wb = weights[first], weights[first + 1]
+        for j in range(x.shape[0]):
+            y = x[j] + wa * a[j]
+            x[j] = y + wb * b[j]
+        first += 2
+    if first < n_rows:
+        a = matrix[rows[first]]
+        wa = weights[first]
+        for j in range(x.shape[0]):
+            x[j] = x[j] + wa * a[j]
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _corrected(value, matrix, rows, weights, n_rows, column):
+    """``value`` as `_add_rows` would leave the entry ``column``, to the bit."""
+    for r in range(n_rows):
+        value = value + weights[r] * matrix[rows[r], column]
+    return value
+
+
+@njit(cache=True, nogil=True)
+def _copy(x, y):
+    """y = x; assigning slices costs more than a step of a small model."""
+    for j in range(x.shape[0]):
+        y[j] = x[j]
+
+
+@njit(cache=True, nogil=True)
+def _flush(x):
+    for j in range(x.shape[0]):
+        if abs(x[j]) < _TINY:
+            x[j] = 0.0
+
+
+@njit(cache=True, nogil=True)
+def _beyond(x, bound):
+    """Whether an entry is larger than ``bound``, or no number."""
+    count = 0
+    for j in range(x.shape[0]):
+        if not (abs(x[j]) <= bound):
+            count += 1
+    return count > 0
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _move(rule, gradient, velocity, x):
+    """One update of x and of its velocity."""
+    lr, momentum, dampening, gradient_weight, velocity_weight = rule
+    for j in range(x.shape[0]):
+        velocity[j] = momentum * velocity[j] + dampening * gradient[j]
+        x[j] = x[j] - lr * (gradient_weight * gradient[j] + velocity_weight * velocity[j])
+
+
+@njit(cache=True, nogil=True)
+def residual_sgd(
+    kernel, states, keys, scheme, batch_size, rule, record_steps, limit, losses, stops, duals
+):
+    r"""Residual space: :math:`z \leftarrow z - \frac{\eta}{B} K_{:S} z_S` with :math:`K = J J^\top`.
+
+    Parameters
+    ----------
+    kernel : (n, n) array
+        K, symmetric: its rows are read.
+    states : (m, n) array
+        Residuals of m replicas: at the start; on exit the last ones within the limit.
+    keys : (m, 2) uint64 array
+    scheme, batch_size : int
+    rule : tuple of five floats
+    record_steps : (n_records,) int64 array
+        Increasing, from 0; the last entry is the number of steps.
+    limit : (m,) array
+        Of |z|^2; beyond it a replica has diverged.
+    losses : (m, n_records) array
+        |z|^2 / 2n; entries after a divergence stay as they are.
+    stops : (m,) int64 array
+        The step of the divergence, left as it is if there is none.
+    duals : (m, n) or (m, 0) array
+        Coefficients a with theta = theta_0 + J^T a; not followed if empty.
+
+    Notes
+    -----
+    Without momentum, steps of small batches are joined into one pass over z: what an earlier step of
+    the pass does to the residuals that a later one needs is read from K entry by entry, in the same
+    order, so that joining changes no bit.
+    """
+    n = kernel.shape[0]
+    plain = rule[1] == 0.0 and rule[2] == 0.0
+    joined = max(1, _ROWS_PER_PASS // batch_size) if plain else 1
+    per_step = n if scheme == BERNOULLI else batch_size
+    permutation, positions, order = np.arange(n), np.empty(n, np.int64), np.empty(n + 1, np.int64)
+    rows, weights = np.empty(joined * per_step, np.int64), np.empty(joined * per_step)
+    gradient, velocity = np.empty(n), np.empty(n)
+    z_before, velocity_before = np.empty(n), np.empty(n)
+    n_duals = duals.shape[1]
+    dual_gradient, dual_velocity = np.empty(n_duals), np.empty(n_duals)
+    dual_before, dual_velocity_before = np.empty(n_duals), np.empty(n_duals)
+    for r in range(states.shape[0]):
+        z, dual, key_0, key_1 = states[r], duals[r], keys[r, 0], keys[r, 1]
+        order[n] = -1
+        velocity[:] = 0.0
+        dual_velocity[:] = 0.0
+        step, record, longest = 0, 0, _CHECK_EVERY
+        norm = _squared_norm(z)
+        while True:
+            if step == record_steps[record]:
+                losses[r, record] = norm / (2 * n)
+                record += 1
+                if record == record_steps.shape[0]:
+                    break
+            until = min(record_steps[record], (step // _FLUSH_EVERY + 1) * _FLUSH_EVERY)
+            until = min(until, step + longest)
+            first = step
+            _copy(z, z_before)
+            _copy(velocity, velocity_before)
+            _copy(dual, dual_before)
+            _copy(dual_velocity, dual_velocity_before)
+            while step < until:
+                n_rows, last = 0, min(step + joined, until)
+                for k in range(step, last):
+                    size = draw_batch(
+                        scheme, key_0, key_1, k, n, batch_size, permutation, positions, order,
+                        rows, n_rows,
+                    )  # fmt: skip
+                    scale = 1.0 / (batch_size if scheme == BERNOULLI else size)
+                    if plain:
+                        scale = -rule[0] * scale
+                    for j in range(n_rows, n_rows + size):
+                        value = z[rows[j]]
+                        if n_rows > 0:
+                            value = _corrected(value, kernel, rows, weights, n_rows, rows[j])
+                        weights[j] = scale * value
+                    n_rows += size
+                step = last
+                if plain:
+                    _add_rows(kernel, rows, weights, n_rows, z)
+                    if n_duals > 0:
+                        for j in range(n_rows):
+                            dual[rows[j]] += weights[j]
+                    continue
+                gradient[:] = 0.0
+                _add_rows(kernel, rows, weights, n_rows, gradient)
+                _move(rule, gradient, velocity, z)
+                if n_duals > 0:
+                    dual_gradient[:] = 0.0
+                    for j in range(n_rows):
+                        dual_gradient[rows[j]] += weights[j]
+                    _move(rule, dual_gradient, dual_velocity, dual)
+            norm = _squared_norm(z)
+            if not (norm <= limit[r]):
+                _copy(z_before, z)
+                _copy(velocity_before, velocity)
+                _copy(dual_before, dual)
+                _copy(dual_velocity_before, dual_velocity)
+                if until == first + 1:
+                    stops[r] = until
+                    break
+                step, longest = first, 1  # again, one by one, to find the step
+                norm = _squared_norm(z)
+                continue
+            if step % _FLUSH_EVERY == 0:
+                _flush(z)
+                _flush(velocity)
+                _flush(dual_velocity)
+
+
+@njit(cache=True, nogil=True)
+def parameter_sgd(
+    inputs, targets, states, keys, scheme, batch_size, rule, record_steps, limit, losses, stops
+):
+    r"""Parameter space: :math:`\theta \leftarrow \theta - \frac{\eta}{B} X_S^\top (X_S\theta - y_S)`.
+
+    Parameters
+    ----------
+    inputs, targets : (n, d) and (n,) arrays
+        X and y.
+    states : (m, d) array
+        Parameters of m replicas: at the start; on exit the last ones within the limit.
+    limit : (m,) array
+        Of the largest entry of theta.
+    keys, scheme, batch_size, rule, record_steps, losses, stops
+        As in `residual_sgd`.
+    """
+    n, d = inputs.shape
+    permutation, positions, order = np.arange(n), np.empty(n, np.int64), np.empty(n + 1, np.int64)
+    rows, weights = np.empty(n, np.int64), np.empty(n)
+    before, gradient, velocity = np.empty(d), np.empty(d), np.empty(d)
+    for r in range(states.shape[0]):
+        theta = states[r]
+        order[n] = -1
+        velocity[:] = 0.0
+        step, record = 0, 0
+        while True:
+            if step == record_steps[record]:
+                total = 0.0
+                for i in range(n):
+                    residual = _dot(inputs[i], theta) - targets[i]
+                    total += residual * residual
+                losses[r, record] = total / (2 * n)
+                record += 1
+                if record == record_steps.shape[0]:
+                    break
+            size = draw_batch(
+                scheme, keys[r, 0], keys[r, 1], step, n, batch_size, permutation, positions, order,
+                rows, 0,
+            )  # fmt: skip
+            scale = 1.0 / (batch_size if scheme == BERNOULLI else max(size, 1))
+            for j in range(size):
+                weights[j] = scale * (_dot(inputs[rows[j]], theta) - targets[rows[j]])
+            gradient[:] = 0.0
+            _add_rows(inputs, rows, weights, size, gradient)
+            _copy(theta, before)
+            _move(rule, gradient, velocity, theta)
+            if _beyond(theta, limit[r]):
+                _copy(before, theta)
+                stops[r] = step + 1
+                break
+            step += 1
+            if step % _FLUSH_EVERY == 0:
+                _flush(theta)
+                _flush(velocity)
+
+
+@njit(cache=True, nogil=True)
+def modal_descent(
+    curvatures, n_samples, states, constant, rule, record_steps, limit, losses, stops, duals
+):
+    r"""The full batch in the eigenbasis of K: :math:`q_a \leftarrow (1 - \eta\lambda_a) q_a`.
+
+    Parameters
+    ----------
+    curvatures : (k,) array
+        :math:`\lambda_a`, eigenvalues of K / n.
+    n_samples : int
+        n.
+    states : (m, k) array
+        Components of the residuals along the eigenvectors, in place.
+    constant : (m,) array
+        |z|^2 outside of their span: it never changes.
+    rule, record_steps, limit, losses, stops
+        As in `residual_sgd`.
+    duals : (m, k) array
+        Components of n a, with theta = theta_0 + J^T a, in place.
+    """
+    k = curvatures.shape[0]
+    before, gradient, velocity, dual_velocity = np.empty(k), np.empty(k), np.empty(k), np.empty(k)
+    for r in range(states.shape[0]):
+        q = states[r]
+        velocity[:] = 0.0
+        dual_velocity[:] = 0.0
+        step, record = 0, 0
+        while True:
+            if step == record_steps[record]:
+                losses[r, record] = (_squared_norm(q) + constant[r]) / (2 * n_samples)
+                record += 1
+                if record == record_steps.shape[0]:
+                    break
+            _copy(q, before)
+            for a in range(k):
+                gradient[a] = curvatures[a] * q[a]
+            _move(rule, gradient, velocity, q)
+            if not (_squared_norm(q) + constant[r] <= limit[r]):
+                _copy(before, q)
+                stops[r] = step + 1
+                break
+            _move(rule, before, dual_velocity, duals[r])
+            step += 1
+            if step % _FLUSH_EVERY == 0:
+                _flush(q)
+                _flush(velocity)
+                _flush(dual_velocity)

@@ -1,0 +1,271 @@
+"""Compiled ensembles of SGD on models that are linear in theta: which form is cheapest, and each form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from eosim._checks import Array
+from eosim.discrete import DIVERGENCE_FACTOR
+from eosim.optimizers import EMAMomentum, GradientDescent, HeavyBall, Nesterov, QuasiHyperbolic
+from eosim.problems._operators import LinearOperator, dense
+from eosim.problems.regression import LinearRegression
+from eosim.sampling import SCHEMES
+
+# Our choice: K of this many samples takes 2 GB.
+_LARGEST_KERNEL = 16_384
+# Our choice: most replicas in one task of the thread pool, and rows of one matrix product.
+_CHUNK = 64
+# Our choice: with a start each, replicas share one eigendecomposition, which then pays earlier.
+_SHARING = 8
+# Products of larger inputs overflow: no form but that of a run is defined.
+_LARGEST_INPUT = 1e150
+_LARGEST_FLOAT = np.finfo(float).max
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """All replicas of one rule at one batch size; a single one where all of them are the same."""
+
+    records: dict[str, Array]  # (n_replicas, n_records, ...) each
+    stops: Array  # (n_replicas,)
+    theta: Array | None  # (n_replicas, dim)
+    residuals: Array | None  # (n_replicas, n)
+
+
+def regression_of(problem: Any) -> LinearRegression | None:
+    """The least squares that ``problem`` is, if it is linear in theta and has one output."""
+    regression = problem if type(problem) is LinearRegression else None
+    if regression is None:  # models on fixed features hold theirs
+        regression = getattr(problem, "regression", None)
+    if type(regression) is not LinearRegression or regression.n_outputs != 1:
+        return None
+    if (
+        isinstance(regression.inputs, LinearOperator)
+        or abs(regression.inputs).max() > _LARGEST_INPUT
+    ):
+        return None
+    return regression
+
+
+def linear_memory(rule: Any) -> tuple[float, float, float, float, float] | None:
+    """(lr, momentum, dampening, gradient_weight, velocity_weight) of the rules that have them.
+
+    velocity <- momentum * velocity + dampening * gradient, and theta moves by -lr times
+    gradient_weight * gradient + velocity_weight * velocity. An own subclass may mean something else.
+    """
+    kind = type(rule)
+    if kind not in (GradientDescent, HeavyBall, Nesterov, EMAMomentum, QuasiHyperbolic):
+        return None
+    lr, b = float(rule.lr), float(getattr(rule, "momentum", 0.0))
+    if b == 0:  # each of them is gradient descent
+        return lr, 0.0, 0.0, 1.0, 0.0
+    if kind is HeavyBall:
+        return lr, b, 1.0, 0.0, 1.0
+    if kind is Nesterov:
+        return lr, b, 1.0, 1.0, b
+    if kind is EMAMomentum:
+        return lr, b, 1 - b, 0.0, 1.0
+    return lr, b, 1 - b, 1 - float(rule.nu), float(rule.nu)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearEnsemble:
+    """The replicas' starts, keys and records, and one method per form.
+
+    Every form treats a replica by itself, in the same order of operations whatever their number:
+    chunks and threads change no bit.
+    """
+
+    regression: LinearRegression
+    theta0: Array | None  # (dim,) or (n_replicas, dim)
+    residuals0: Array | None  # (n,) or (n_replicas, n), if there is no theta0
+    n_replicas: int
+    record_steps: Array  # (n_records,), the last one is n_steps
+    sampling: str
+    keep: tuple[str, ...]
+    threads: int
+
+    def form(self, batch_size: int | None, every: int, method: str) -> str:
+        """The form with the fewest operations per step; no choice depends on the replicas' number.
+
+        ``batch_size`` None stands for all samples, ``method`` fixes the space that mini-batches use.
+        """
+        n, d = self.regression.inputs.shape
+        small_kernel, small_inputs = n <= _LARGEST_KERNEL, n * d <= _LARGEST_KERNEL**2
+        by_residuals = self.theta0 is None
+        if batch_size is None:
+            if by_residuals:
+                return "modal"
+            modes, steps = min(n, d), int(self.record_steps[-1])
+            pays = steps * (1 if self._one_start else _SHARING) >= modes
+            return "modal" if pays and (small_kernel if n <= d else small_inputs) else "generic"
+        if method == "parameter":
+            return method
+        if not by_residuals and method == "auto":
+            parameter = batch_size * 2 * d + 3 * d + n * d / every
+            residual = batch_size * n + 2 * n
+            if (parameter < residual or not small_kernel) and small_inputs:
+                return "parameter"
+            if not small_kernel:
+                return "generic"
+        return "residual"
+
+    def residual(self, rule: tuple[float, ...], batch_size: int, keys: Array) -> Cell:
+        from eosim._kernels.sgd import residual_sgd
+
+        kernel, states = self._kernel, self._starts(self.n_replicas)
+        duals = np.zeros((self.n_replicas, states.shape[1] if "theta" in self.keep else 0))
+        losses, stops = self._empty(self.n_replicas)
+        limit = _norm_limit(states)
+
+        def task(chunk: slice) -> None:
+            residual_sgd(
+                kernel, states[chunk], keys[chunk], self._scheme, batch_size, rule,
+                self.record_steps, limit[chunk], losses[chunk], stops[chunk], duals[chunk],
+            )  # fmt: skip
+
+        self._share(task, self.n_replicas)
+        residuals = states if "residuals" in self.keep else None
+        return Cell({"loss": losses}, stops, self._theta_of(duals), residuals)
+
+    def parameter(self, rule: tuple[float, ...], batch_size: int, keys: Array) -> Cell:
+        from eosim._kernels.sgd import parameter_sgd
+
+        assert self.theta0 is not None
+        inputs, targets = self._rows, np.ascontiguousarray(self.regression.targets[:, 0])
+        losses, stops = self._empty(self.n_replicas)
+        theta = np.array(np.broadcast_to(self.theta0, (self.n_replicas, inputs.shape[1])))
+        limit = DIVERGENCE_FACTOR * (1 + np.abs(theta).max(axis=1))
+
+        def task(chunk: slice) -> None:
+            parameter_sgd(
+                inputs, targets, theta[chunk], keys[chunk], self._scheme, batch_size, rule,
+                self.record_steps, limit[chunk], losses[chunk], stops[chunk],
+            )  # fmt: skip
+
+        self._share(task, self.n_replicas)
+        residuals = _images(inputs, theta) - targets if "residuals" in self.keep else None
+        return Cell({"loss": losses}, stops, theta if "theta" in self.keep else None, residuals)
+
+    def modal(self, rule: tuple[float, ...], batch_size: None, keys: Array) -> Cell:
+        from eosim._kernels.sgd import modal_descent
+
+        n_replicas = 1 if self._one_start else self.n_replicas  # without batches all are the same
+        starts, (curvatures, basis) = self._starts(n_replicas), self._modes
+        n = starts.shape[1]
+        states = _images(basis.T, starts)
+        outside = np.zeros_like(starts)
+        if basis.shape[1] < n:
+            outside = starts - _images(basis, states)
+        constant = np.einsum("ij,ij->i", outside, outside)
+        duals, limit = np.zeros_like(states), _norm_limit(starts)
+        losses, stops = self._empty(n_replicas)
+
+        def task(chunk: slice) -> None:
+            modal_descent(
+                curvatures, n, states[chunk], constant[chunk], rule, self.record_steps,
+                limit[chunk], losses[chunk], stops[chunk], duals[chunk],
+            )  # fmt: skip
+
+        self._share(task, n_replicas)
+        residuals = outside + _images(basis, states) if "residuals" in self.keep else None
+        theta = self._theta_of(_images(basis, duals) / n) if "theta" in self.keep else None
+        return Cell({"loss": losses}, stops, theta, residuals)
+
+    def _theta_of(self, duals: Array) -> Array | None:
+        """theta_0 + J^T a, if it is kept."""
+        if "theta" not in self.keep:
+            return None
+        assert self.theta0 is not None
+        starts = np.broadcast_to(self.theta0, (self.n_replicas, self.theta0.shape[-1]))
+        return starts[: len(duals)] + _images(self.regression.inputs.T, duals)
+
+    def _starts(self, n_replicas: int) -> Array:
+        """Residuals at the start, of shape (n_replicas, n)."""
+        starts = self.residuals0
+        if starts is None:
+            assert self.theta0 is not None
+            targets = self.regression.targets[:, 0]
+            starts = _images(self.regression.inputs, np.atleast_2d(self.theta0)) - targets
+        return np.array(np.broadcast_to(starts, (n_replicas, starts.shape[-1])))
+
+    def _empty(self, n_replicas: int) -> tuple[Array, Array]:
+        return np.full((n_replicas, len(self.record_steps)), np.inf), np.full(n_replicas, -1)
+
+    def _share(self, task: Callable[[slice], None], n_replicas: int) -> None:
+        """All replicas, on threads of kernels that release the interpreter; BLAS has one thread."""
+        size = max(1, min(_CHUNK, n_replicas // (4 * self.threads)))  # a few tasks per thread
+        chunks = [slice(i, min(i + size, n_replicas)) for i in range(0, n_replicas, size)]
+
+        def quietly(chunk: slice) -> None:
+            with np.errstate(over="ignore", invalid="ignore"):  # of this thread
+                task(chunk)
+
+        with threadpool_limits(1), ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(quietly, chunks))
+
+    @property
+    def _one_start(self) -> bool:
+        """Whether all replicas start alike: with all samples they then stay alike."""
+        starts = self.residuals0 if self.theta0 is None else self.theta0
+        assert starts is not None
+        return starts.ndim == 1
+
+    @property
+    def _scheme(self) -> int:
+        return SCHEMES.index(self.sampling)
+
+    @cached_property
+    def _rows(self) -> Array:
+        return np.ascontiguousarray(dense(self.regression.inputs))
+
+    @cached_property
+    def _kernel(self) -> Array:
+        """K = J J^T, (n, n)."""
+        with threadpool_limits(1):
+            return np.ascontiguousarray(dense(self.regression.inputs @ self.regression.inputs.T))
+
+    @cached_property
+    def _modes(self) -> tuple[Array, Array]:
+        """Eigenvalues of K / n and their eigenvectors, in columns; min(n, d) of them."""
+        n, d = self.regression.inputs.shape
+        with threadpool_limits(1):
+            if n <= d:
+                values, vectors = np.linalg.eigh(self._kernel)
+                return np.maximum(values, 0) / n, vectors
+            vectors, singular, _ = np.linalg.svd(self._rows, full_matrices=False)
+            return singular**2 / n, vectors
+
+
+def available_threads() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _images(matrix: Any, rows: Array) -> Array:
+    """``rows @ matrix.T``, in products of one shape: no row's bits depend on how many there are."""
+    images = np.empty((len(rows), matrix.shape[0]))
+    block = np.zeros((_CHUNK, matrix.shape[1]))
+    with threadpool_limits(1):
+        for first in range(0, len(rows), _CHUNK):
+            part = rows[first : first + _CHUNK]
+            block[: len(part)] = part
+            images[first : first + _CHUNK] = (matrix @ block.T).T[: len(part)]
+    return images
+
+
+def _norm_limit(states: Array) -> Array:
+    """Of |z|^2, for each replica: the bound of a run, on the Euclidean norm of the residuals."""
+    bound = DIVERGENCE_FACTOR * (1 + np.linalg.norm(states, axis=1))
+    with np.errstate(over="ignore"):
+        return np.minimum(bound**2, _LARGEST_FLOAT)

@@ -1,0 +1,536 @@
+"""Many runs of SGD at once: axes (rule, batch size, replica), compiled where theta enters linearly."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from eosim import measure
+from eosim._checks import (
+    Array,
+    choice,
+    float_array,
+    integer,
+    interface,
+    real_number,
+)
+from eosim._linear_ensemble import (
+    Cell,
+    LinearEnsemble,
+    available_threads,
+    linear_memory,
+    regression_of,
+)
+from eosim._recording import Recorder, versions
+from eosim.discrete import run
+from eosim.optimizers import check_rule
+from eosim.problems.base import Problem
+from eosim.sampling import SCHEMES, seed_sequence, stream_key
+from eosim.trajectory import Status
+
+METHODS = ("auto", "generic", "residual", "parameter")
+_KEPT = ("theta", "residuals")
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    r"""Replicas of runs on a grid of rules and batch sizes.
+
+    The leading axes of every array are (rule, batch size, replica).
+
+    Attributes
+    ----------
+    rules : tuple of rules
+    batch_sizes : tuple of int or None
+    step : (n_records,) array
+        Updates made; the start and the last step are always there.
+    t : (n_rules, n_records) array or None
+        step * lr; None if a rule chooses its own step sizes.
+    records : dict of (n_rules, n_batch_sizes, n_replicas, n_records, ...) arrays
+        The measurements of every replica. From its divergence on, those of a replica are +inf:
+        beyond every bound, not missing. "loss" is the full-batch loss.
+    stop_step : (n_rules, n_batch_sizes, n_replicas) array
+        First step at which the replica's state is non-finite or beyond the bound; -1 if it survived.
+    final_theta : (n_rules, n_batch_sizes, n_replicas, dim) array or None
+        The last state, of diverged replicas the last one within the bound; see ``keep``.
+    final_residuals : (n_rules, n_batch_sizes, n_replicas, n_samples * n_outputs) array or None
+        The residuals of that state.
+    message : str
+        A sentence: what happened, and what to try.
+    settings : dict
+        What is needed to repeat the computation; ``settings["method"]`` says how each (rule, batch
+        size) was computed.
+
+    Notes
+    -----
+    **Survivorship.** A mean over replicas does not exist once one of them has diverged. The methods
+    named ``survivor_...`` average over those that have not diverged up to that step. They are biased
+    downwards: the largest losses leave the average, so it may fall while every replica grows. Read
+    them beside `survivors`. `quantile` and `median` rank diverged replicas above all others and have
+    no such bias. Above the mean-square threshold even a mean without divergences is dominated by
+    rare replicas; compare medians or logarithmic means there.
+    """
+
+    rules: tuple[Any, ...]
+    batch_sizes: tuple[int | None, ...]
+    step: Array
+    t: Array | None
+    records: dict[str, Array]
+    stop_step: Array
+    final_theta: Array | None
+    final_residuals: Array | None
+    message: str
+    settings: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Array:
+        """The record ``name`` of all replicas; "sharpness" finds "sharpness.value"."""
+        for key in (name, f"{name}.value"):
+            if key in self.records:
+                return self.records[key]
+        raise KeyError(f"no record named {name!r}; this ensemble has: {', '.join(self.records)}")
+
+    def __repr__(self) -> str:
+        return (
+            f"Ensemble({self.status.name}, {len(self.rules)} rules x {len(self.batch_sizes)} batch "
+            f"sizes x {self.n_replicas} replicas, {len(self.step)} records: "
+            f"{', '.join(self.records) or 'none'})\n  {self.message}"
+        )
+
+    @property
+    def n_replicas(self) -> int:
+        return self.stop_step.shape[2]
+
+    @property
+    def diverged(self) -> Array:
+        """Whether each replica diverged, of shape (n_rules, n_batch_sizes, n_replicas)."""
+        return self.stop_step >= 0
+
+    @property
+    def status(self) -> Status:
+        """DIVERGED if any replica did, else COMPLETED."""
+        return Status.DIVERGED if self.diverged.any() else Status.COMPLETED
+
+    @property
+    def survivors(self) -> Array:
+        """How many replicas are left at each recorded step: (n_rules, n_batch_sizes, n_records)."""
+        return self._alive.sum(axis=2)
+
+    def survivor_mean(self, name: str = "loss") -> Array:
+        """Mean over the survivors at each recorded step; +inf where there is none."""
+        values, alive = self._survivors_of(name)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            mean = np.where(alive, values, 0).sum(axis=2) / alive.sum(axis=2)
+        return np.where(alive.any(axis=2), mean, np.inf)
+
+    def survivor_standard_error(self, name: str = "loss") -> Array:
+        """Standard error of `survivor_mean`; +inf where fewer than two survive."""
+        values, alive = self._survivors_of(name)
+        count = alive.sum(axis=2)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            mean = self.survivor_mean(name)[:, :, None]
+            squares = np.where(alive, (values - mean) ** 2, 0).sum(axis=2)
+            error = np.sqrt(squares / (count - 1) / count)
+        return np.where(count > 1, error, np.inf)
+
+    def survivor_log_mean(self, name: str = "loss") -> Array:
+        """exp of the mean logarithm over the survivors, of positive records; +inf for none."""
+        values, alive = self._survivors_of(name)
+        with np.errstate(divide="ignore"):
+            logarithms = np.log(np.where(alive, values, 1)).sum(axis=2)
+        return np.where(
+            alive.any(axis=2), np.exp(logarithms / np.maximum(alive.sum(axis=2), 1)), np.inf
+        )
+
+    def quantile(self, q: float, name: str = "loss") -> Array:
+        """The q-quantile over **all** replicas, diverged ones ranked highest.
+
+        Interpolated linearly between order statistics; +inf where it falls on a diverged replica.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If q is not in [0, 1].
+        """
+        q = real_number("q", q)
+        if not 0 <= q <= 1:
+            raise ValueError(f"q must be in [0, 1], got {q}")
+        ordered = np.sort(self[name], axis=2)
+        position = q * (self.n_replicas - 1)
+        below, above = math.floor(position), math.ceil(position)
+        lower, upper = ordered[:, :, below], ordered[:, :, above]
+        if below == above:
+            return lower
+        finite = np.isfinite(upper)  # inf - inf is no number
+        gap = np.where(finite, upper, 0) - np.where(finite, lower, 0)
+        return np.where(finite, lower + (position - below) * gap, upper)
+
+    def median(self, name: str = "loss") -> Array:
+        """The 1/2-`quantile`."""
+        return self.quantile(0.5, name)
+
+    @property
+    def _alive(self) -> Array:
+        stop = self.stop_step[..., None]
+        return (stop < 0) | (self.step < stop)
+
+    def _survivors_of(self, name: str) -> tuple[Array, Array]:
+        """The record, and which of its entries belong to survivors, in the same shape."""
+        values = self[name]
+        extra = (1,) * (values.ndim - 4)
+        return values, np.broadcast_to(
+            self._alive.reshape(*self._alive.shape, *extra), values.shape
+        )
+
+
+def run_ensemble(
+    problem: Problem,
+    rules: Any,
+    theta0: Any,
+    n_steps: int,
+    *,
+    batch_sizes: Any,
+    n_replicas: int,
+    seed: Any,
+    sampling: str = "without_replacement",
+    shared_batches: bool = True,
+    residuals0: Any = None,
+    record: Mapping[str, Callable[..., Any]] | None = None,
+    every: int = 1,
+    keep: Sequence[str] = (),
+    method: str = "auto",
+    threads: int | None = None,
+    progress: bool = False,
+) -> Ensemble:
+    r"""Run every rule at every batch size, ``n_replicas`` times each.
+
+    Replica i of every cell is ``eosim.run(..., seed=SeedSequence(seed, spawn_key=(i,)))``: the same
+    batches to the bit, whatever the number of replicas, and the same trajectory (to rounding where
+    it is compiled).
+
+    Parameters
+    ----------
+    problem : Problem
+        What is minimised; a `FiniteSum` unless all batch sizes are None.
+    rules : rule or sequence of rules
+    theta0 : (dim,) or (n_replicas, dim) array-like
+        One start for all replicas, or one each. None if ``residuals0`` is given.
+    n_steps : int
+    batch_sizes : int, None or a sequence of them
+        B; None uses all samples.
+    n_replicas : int
+    seed : int, SeedSequence or Generator
+        Replica i draws stream i of it: one more word i in its ``spawn_key``.
+    sampling : str
+        As in `eosim.run`.
+    shared_batches : bool
+        Whether all rules meet the same batches, which compares them pairwise with less noise. If not,
+        replica i of rule r draws stream (i, r), ``SeedSequence(seed, spawn_key=(i, r))``, and the
+        rules are independent. Batch sizes share a stream either way.
+    residuals0 : (n_samples,) or (n_replicas, n_samples) array-like, optional
+        Start from these residuals e = f - y instead of ``theta0``; for problems that are linear in
+        theta, in residual space.
+    record : mapping from names to measurements, optional
+        As in `eosim.run`. {"loss": eosim.measure.loss} if None; anything else takes the generic path.
+    every : int
+        Steps between records; the start and the last step are always recorded.
+    keep : sequence of str
+        "theta", "residuals": final states to keep, for all replicas.
+    method : str
+        "generic" calls `eosim.run` for each replica. "residual" and "parameter" are compiled, for
+        problems that are linear in theta and the rules of linear memory that eosim ships. "auto"
+        takes the cheapest of them per step, for each batch size; see the notes.
+    threads : int, optional
+        Threads of the compiled paths; as many as there are processors if None. Changes no bit.
+    progress : bool
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    Ensemble
+        Diverged replicas are counted, with their step, and are part of no average in silence.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong, before any work; the message names it.
+
+    Notes
+    -----
+    Compiled are `LinearRegression` with one output, and models that hold one as their attribute
+    ``regression``, as `RandomFeatures` does. With :math:`K = J J^\top` a step is
+    :math:`z \leftarrow z - \frac{\eta}{B} K_{:S} z_S` on the residuals, at B n operations and with the
+    loss for free ("residual"); or two products with the rows of the batch, at 2 B d, and n d for a
+    loss ("parameter"). All samples at once are moved in the eigenbasis of K ("modal"), if there are
+    enough steps to pay for it; replicas that cannot differ are then computed once. A frozen NTK is
+    such a model, see `eosim.problems.frozen.frozen_ntk`.
+
+    Residual space has no rounding error of its own where the loss tends to 0: there it goes on
+    falling where `eosim.run`, which forms f - y anew at every step, stays near 1e-32 of its start.
+
+    A replica has diverged when its state is non-finite or beyond `eosim.discrete.DIVERGENCE_FACTOR`
+    times (1 + its size at the start). The state is theta and its size the largest entry, as in
+    `eosim.run`; in residual space it is z and its Euclidean norm, which may pass its bound some steps
+    sooner or later.
+
+    Examples
+    --------
+    >>> import numpy as np, eosim
+    >>> from eosim.ensemble import run_ensemble
+    >>> data = eosim.LinearRegression(np.eye(4) + 1, np.ones(4))
+    >>> rules = [eosim.GradientDescent(0.1), eosim.GradientDescent(5.0)]
+    >>> ensemble = run_ensemble(data, rules, np.zeros(4), 200, batch_sizes=[1, 2], n_replicas=3, seed=0)
+    >>> ensemble.survivors[:, :, -1]
+    array([[3, 3],
+           [0, 0]])
+    """
+    interface("problem", problem, ("dim", "loss", "gradient"))
+    n_steps = integer("n_steps", n_steps, minimum=0)
+    every = integer("every", every, minimum=1)
+    n_replicas = integer("n_replicas", n_replicas, minimum=1)
+    sampling = choice("sampling", sampling, SCHEMES)
+    method = choice("method", method, METHODS)
+    threads = available_threads() if threads is None else integer("threads", threads, minimum=1)
+    rules, rates = _rules(rules)
+    sizes = _batch_sizes(problem, batch_sizes)
+    keep = _keep(problem, keep)
+    Recorder(record)  # refuses what it cannot call
+    regression = regression_of(problem)
+    loss_alone = record is None or dict(record) == {"loss": measure.loss}
+    compiled = regression is not None and loss_alone and method != "generic"
+    memories = [linear_memory(rule) if compiled else None for rule in rules]
+    if None in memories and (method in ("residual", "parameter") or residuals0 is not None):
+        raise ValueError(
+            f"{'residuals0' if residuals0 is not None else f'method {method!r}'} needs a problem that "
+            "is linear in theta with one output, rules of linear memory of eosim.optimizers, and no "
+            f"record but the loss; got {type(problem).__name__} with "
+            f"{', '.join(type(rule).__name__ for rule in rules)}"
+        )
+    theta0, residuals0 = _starts(problem, theta0, residuals0, n_replicas, method, keep)
+    root = _root(seed)
+    streams = [
+        [_stream(root, (i,) if shared_batches else (i, r)) for i in range(n_replicas)]
+        for r in range(1 if shared_batches else len(rules))
+    ]
+    steps = np.unique([*range(0, n_steps + 1, every), n_steps])
+    linear = None
+    if regression is not None and compiled:
+        linear = LinearEnsemble(
+            regression, theta0, residuals0, n_replicas, steps, sampling, keep, threads
+        )
+
+    problem_size = getattr(problem, "n_samples", None)
+    cells: list[Cell] = []
+    forms: list[list[str]] = []
+    n_cells = len(rules) * len(sizes)
+    with tqdm(total=n_cells, disable=not progress, desc="run_ensemble", unit="cell") as bar:
+        for r, (rule, memory) in enumerate(zip(rules, memories, strict=True)):
+            forms.append([])
+            own = streams[0 if shared_batches else r]
+            keys = np.array([stream_key(stream) for stream in own], dtype=np.uint64)
+            for size in sizes:
+                drawn = None if size == problem_size and sampling == "without_replacement" else size
+                form = "generic"
+                if linear is not None and memory is not None:
+                    form = linear.form(drawn, every, method)
+                if form == "generic":
+                    # With all samples and one start, a rule that draws nothing makes one path.
+                    one = drawn is None and theta0.ndim == 1 and memory is not None
+                    starts = np.broadcast_to(theta0, (n_replicas, problem.dim))
+                    cell = _generic(
+                        problem, rule, starts[: 1 if one else None], own, steps, keep,
+                        batch_size=size, sampling=sampling, record=record, every=every,
+                    )  # fmt: skip
+                else:
+                    cell = getattr(linear, form)(memory, drawn, keys)
+                cells.append(cell)
+                forms[-1].append(form)
+                bar.update()
+
+    def grid(arrays: list[Any]) -> Array:
+        """One array of the cells' arrays; cells whose replicas are all alike hold one of them."""
+        whole = [np.broadcast_to(array, (n_replicas, *array.shape[1:])) for array in arrays]
+        return np.stack(whole).reshape(len(rules), len(sizes), *whole[0].shape)
+
+    stops = grid([cell.stops for cell in cells])
+    return Ensemble(
+        rules=rules,
+        batch_sizes=sizes,
+        step=steps,
+        t=None if rates is None else np.outer(rates, steps),
+        records={name: grid([cell.records[name] for cell in cells]) for name in cells[0].records},
+        stop_step=stops,
+        final_theta=grid([cell.theta for cell in cells]) if "theta" in keep else None,
+        final_residuals=grid([cell.residuals for cell in cells]) if "residuals" in keep else None,
+        message=_message(stops, n_steps),
+        settings={
+            "problem": type(problem).__name__,
+            "rules": [repr(rule) for rule in rules],
+            "n_steps": n_steps,
+            "batch_sizes": list(sizes),
+            "n_replicas": n_replicas,
+            "sampling": sampling,
+            "seed": _words(root),
+            "shared_batches": shared_batches,
+            "every": every,
+            "method": forms,
+            "versions": versions(),
+        },
+    )
+
+
+def _generic(
+    problem: Any,
+    rule: Any,
+    starts: Array,
+    streams: list[np.random.SeedSequence],
+    steps: Array,
+    keep: tuple[str, ...],
+    **options: Any,
+) -> Cell:
+    """`eosim.run` for every replica."""
+    stops = np.full(len(starts), -1)
+    records: dict[str, Array] = {}
+    thetas, residuals = [], []
+    for i, start in enumerate(starts):
+        trajectory = run(
+            problem, rule, start, int(steps[-1]), seed=streams[i], keep_theta=False, **options
+        )
+        assert trajectory.step is not None
+        assert trajectory.final_state is not None
+        # The last state of a diverged run is recorded too, but not at a step of all replicas.
+        taken = np.isin(trajectory.step, steps)
+        for name, values in trajectory.records.items():
+            if name not in records:
+                records[name] = np.full((len(starts), len(steps), *values.shape[1:]), np.inf)
+            records[name][i, : taken.sum()] = values[taken]
+        if trajectory.status is Status.DIVERGED:
+            stops[i] = trajectory.stop_step
+        theta = trajectory.final_state.theta
+        if "theta" in keep:
+            thetas.append(theta)
+        if "residuals" in keep:
+            residuals.append(problem.residuals(theta).ravel())
+    return Cell(
+        records,
+        stops,
+        np.array(thetas) if "theta" in keep else None,
+        np.array(residuals) if "residuals" in keep else None,
+    )
+
+
+def _rules(rules: Any) -> tuple[tuple[Any, ...], list[float] | None]:
+    """The rules, and their constant rates if all have one."""
+    chosen = tuple(rules) if isinstance(rules, (list, tuple)) else (rules,)
+    if not chosen:
+        raise ValueError("rules must hold at least one rule, got none")
+    for rule in chosen:
+        check_rule(rule)
+    if any(hasattr(rule, "step_size") for rule in chosen):
+        return chosen, None
+    return chosen, [
+        real_number(f"{type(rule).__name__}: lr", getattr(rule, "lr", 1.0)) for rule in chosen
+    ]
+
+
+def _batch_sizes(problem: Any, batch_sizes: Any) -> tuple[int | None, ...]:
+    chosen = (
+        tuple(batch_sizes) if isinstance(batch_sizes, (list, tuple, range, np.ndarray))
+        else (batch_sizes,)
+    )  # fmt: skip
+    if not chosen:
+        raise ValueError("batch_sizes must hold at least one size or None, got none")
+    sizes: list[int | None] = []
+    for size in chosen:
+        if size is not None:
+            size = integer("batch_sizes", size, minimum=1)
+            if not hasattr(problem, "n_samples"):
+                raise TypeError(
+                    "batch_sizes need a problem that is a mean over samples; "
+                    f"{type(problem).__name__} has no n_samples. Pass batch_sizes=None for the full "
+                    "gradient"
+                )
+            if size > problem.n_samples:
+                raise ValueError(
+                    f"batch_sizes must be at most n_samples = {problem.n_samples}, got {size}"
+                )
+        sizes.append(size)
+    return tuple(sizes)
+
+
+def _keep(problem: Any, keep: Any) -> tuple[str, ...]:
+    if isinstance(keep, str):
+        keep = (keep,)
+    chosen = tuple(choice("keep", name, _KEPT) for name in keep)
+    if "residuals" in chosen and not hasattr(problem, "residuals"):
+        raise TypeError(
+            f"keep: {type(problem).__name__} is no least squares and has no residuals to keep"
+        )
+    return chosen
+
+
+def _starts(
+    problem: Any,
+    theta0: Any,
+    residuals0: Any,
+    n_replicas: int,
+    method: str,
+    keep: tuple[str, ...],
+) -> tuple[Any, Any]:
+    """theta0 or residuals0, checked: one row for all replicas, or one each."""
+    if (theta0 is None) == (residuals0 is None):
+        raise ValueError("exactly one of theta0 and residuals0 must be given, the other be None")
+    if residuals0 is None:
+        return _rows("theta0", theta0, n_replicas, problem.dim), None
+    if method == "parameter" or "theta" in keep:
+        wrong = "method='parameter'" if method == "parameter" else "'theta' in keep"
+        raise ValueError(f"residuals0 must come without {wrong}: there is no theta to start from")
+    return None, _rows("residuals0", residuals0, n_replicas, problem.n_samples)
+
+
+def _rows(name: str, value: Any, n_replicas: int, length: int) -> Array:
+    array = float_array(name, value)
+    if array.shape not in ((length,), (n_replicas, length)):
+        raise ValueError(
+            f"{name} must have shape ({length},) or (n_replicas, {length}) = "
+            f"({n_replicas}, {length}), got {array.shape}"
+        )
+    return array
+
+
+def _root(seed: Any) -> np.random.SeedSequence:
+    """The sequence of which replica i is stream i."""
+    if isinstance(seed, (numbers.Integral, np.integer)) and not isinstance(seed, bool):
+        return np.random.SeedSequence(integer("seed", seed, minimum=0))
+    return seed_sequence(seed)
+
+
+def _stream(root: np.random.SeedSequence, words: tuple[int, ...]) -> np.random.SeedSequence:
+    return np.random.SeedSequence(
+        root.entropy, spawn_key=(*root.spawn_key, *words), pool_size=root.pool_size
+    )
+
+
+def _words(root: np.random.SeedSequence) -> dict[str, Any]:
+    """The seed as plain data."""
+    entropy: Any = root.entropy  # an int, or a sequence of ints
+    return {
+        "entropy": [int(word) for word in entropy] if np.ndim(entropy) else int(entropy),
+        "spawn_key": [int(word) for word in root.spawn_key],
+    }
+
+
+def _message(stops: Array, n_steps: int) -> str:
+    diverged = stops >= 0
+    if not diverged.any():
+        return f"completed: all {stops.size} replicas made {n_steps} steps"
+    return (
+        f"diverged: {diverged.sum()} of {stops.size} replicas left their bound, the first at step "
+        f"{stops[diverged].min()}. Averages named survivor_... leave them out from there on; median "
+        "and quantile do not"
+    )
