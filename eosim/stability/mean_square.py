@@ -104,11 +104,12 @@ def noise_kernel_norm(
     "finite"      :math:`\kappa\sum_a x_a/(2-\mathrm{kept}\,x_a)`    exact for flat eigenvectors; an
                                                                      upper bound of the threshold
     "delocalised" :math:`\kappa\sum_a x_a/(2-x_a)`                   the limit of many samples
-    "trace"       :math:`\kappa\,\eta\,\mathrm{tr}\,\Theta/2`        small rates; an upper bound
+    "trace"       :math:`\kappa\,\eta\,\mathrm{tr}\,\Theta/2`        small rates
     ============= ================================================== ===============================
 
     At the value 1 "exact" is the threshold; elsewhere the kinds differ even where they agree at 1. For
-    rates below the edge trace <= finite <= delocalised, and finite <= exact. With k outputs the three
+    rates below the edge finite <= delocalised and finite <= exact; without momentum also trace <= finite,
+    so that only there the threshold of "trace" is an upper bound. With k outputs the three
     sums are divided by k (the average of the row sums of G, hence still below "exact").
 
     Parameters
