@@ -170,9 +170,11 @@ def headline(arrays: dict[str, np.ndarray]) -> list[Row]:
         zero, error = _sign_change(
             arrays["random_mean"][index, 0] / _unit(), arrays["random_error"][index, 0] / _unit()
         )
-        # The closed form is that of many parameters: 1/P is left out.
-        tolerance = 1 / MODE_PARAMETERS + STANDARD_ERRORS * error
-        rows.append(Row(f"B = {size}: sign change over B/n", 1, tolerance, zero * MODE_DATA / size))
+        # To leading order in 1/P it is B/n, and to the next P/(P + 1) times that.
+        expected = MODE_PARAMETERS / (MODE_PARAMETERS + 1)
+        tolerance = 1 / MODE_PARAMETERS**2 + STANDARD_ERRORS * error
+        measured = zero * MODE_DATA / size
+        rows.append(Row(f"B = {size}: sign change over B/n", expected, tolerance, measured))
     for name, sizes in SIZES.items():
         survived = np.concatenate([arrays[f"{name}_{size}_survived"] for size in sizes])
         text = f"{NAMES[name]}: share that survives of {len(survived)} runs"

@@ -21,10 +21,18 @@ from figures import _style
 from figures._headline import Row
 
 NAMES = command.figure_names()
-# Without the JIT a phase diagram of 400,000 starts takes minutes.
-FIGURES = [
-    pytest.param(name, marks=pytest.mark.size) if name == "catapult_map" else name for name in NAMES
-]
+# Without the JIT their simulations take minutes.
+COMPILED = (
+    "catapult_map",
+    "conservative_sharpening",
+    "edge_trajectories",
+    "sgd_escape",
+    "sgd_prediction",
+    "stochastic_edge",
+    "two_parameter_model",
+    "typical_growth",
+)
+FIGURES = [pytest.param(n, marks=pytest.mark.size) if n in COMPILED else n for n in NAMES]
 ROOT = Path(figures.__file__).parent.parent
 
 CHEAP = '''"""{claim}"""
@@ -123,6 +131,7 @@ def test_a_figure_has_a_committed_picture_and_a_row_in_the_readme(name):
     assert f"](pictures/{name}.png)" in readme
 
 
+@pytest.mark.timeout(300)  # a quick figure takes up to 20 s on an idle core
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_headline_row_of_the_quick_figure_holds(name, quick_arrays):
     rows = command.load(name).headline(quick_arrays(name))
@@ -130,6 +139,7 @@ def test_every_headline_row_of_the_quick_figure_holds(name, quick_arrays):
     assert [row.quantity for row in rows if not row.holds] == []
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", FIGURES)
 def test_no_text_of_a_figure_is_clipped_or_lies_on_other_text(name, quick_arrays):
     figure = command.load(name).draw(quick_arrays(name))

@@ -10,9 +10,9 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
-from tests.benchmarks import flows, mean_square, measure  # noqa: E402
+from tests.benchmarks import flows, mean_square, measure, sgd_ensembles  # noqa: E402
 
-WORKLOADS = flows.WORKLOADS + mean_square.WORKLOADS
+WORKLOADS = flows.WORKLOADS + mean_square.WORKLOADS + sgd_ensembles.WORKLOADS
 
 
 def main() -> int:
