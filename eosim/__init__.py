@@ -11,6 +11,7 @@ from eosim._version import __version__
 if TYPE_CHECKING:
     from eosim import (
         catapult,
+        data,
         flows,
         measure,
         moments,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         stability,
         two_parameter,
     )
+    from eosim.adapters import from_jax, from_torch
     from eosim.comparison import Comparison, compare
     from eosim.discrete import run
     from eosim.ensemble import Ensemble, run_ensemble
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         AdamW,
         AMSGrad,
         CascadedEMA,
+        CoupledL2,
         EMAMomentum,
         GradientDescent,
         HeavyBall,
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
         ParallelEMA,
         QuasiHyperbolic,
         RMSProp,
+        freeze,
     )
     from eosim.problems import (
         Cosine,
@@ -85,13 +89,17 @@ _HOME = {
     "compare": "eosim.comparison",
     "Comparison": "eosim.comparison",
     "Cosine": "eosim.problems",
+    "CoupledL2": "eosim.optimizers",
     "DAL": "eosim.optimizers",
     "DeepHomogeneousNet": "eosim.problems",
     "DiagonalNet": "eosim.problems",
     "EMAMomentum": "eosim.optimizers",
     "Ensemble": "eosim.ensemble",
     "ForwardDifferenceFlow": "eosim.flows",
+    "freeze": "eosim.optimizers",
     "from_functions": "eosim.problems",
+    "from_jax": "eosim.adapters",
+    "from_torch": "eosim.adapters",
     "GradientDescent": "eosim.optimizers",
     "GradientFlow": "eosim.flows",
     "HeavyBall": "eosim.optimizers",
@@ -128,6 +136,7 @@ _HOME = {
 }
 _MODULES = (
     "catapult",
+    "data",
     "flows",
     "measure",
     "moments",
@@ -149,6 +158,7 @@ __all__ = [
     "CascadedEMA",
     "Comparison",
     "Cosine",
+    "CoupledL2",
     "DeepHomogeneousNet",
     "DiagonalNet",
     "EMAMomentum",
@@ -186,8 +196,12 @@ __all__ = [
     "catapult",
     "closed_form",
     "compare",
+    "data",
     "flows",
+    "freeze",
     "from_functions",
+    "from_jax",
+    "from_torch",
     "integrate",
     "measure",
     "moments",

@@ -6,6 +6,7 @@ One file derives one subject and ends in its claims; ``python -m theory`` runs t
 from collections.abc import Callable
 
 from theory import (
+    adaptive,
     alignment,
     catapult,
     dual_kernels,
@@ -26,6 +27,7 @@ __all__ = ["Claim", "Kind", "Refuted", "Verdict", "claims"]
 
 _SUBJECTS: tuple[Callable[[], list[Claim]], ...] = (
     linear_stability.claims,
+    adaptive.claims,
     modified_flows.claims,
     principal_flow.claims,
     step_sizes.claims,

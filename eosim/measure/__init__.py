@@ -21,14 +21,22 @@ from eosim.measure.curvature import (
     sharpness,
     spectrum_ends,
 )
+from eosim.measure.tracking import (
+    BatchSharpness,
+    PreconditionedEigenvalue,
+    PreconditionedSharpness,
+)
 
 __all__ = [
     "DENSE_DIM",
     "LANCZOS_TOLERANCE",
     "N_PROBES",
     "Alignment",
+    "BatchSharpness",
     "Eigenvalue",
     "Estimate",
+    "PreconditionedEigenvalue",
+    "PreconditionedSharpness",
     "SpectrumEnds",
     "gauss_newton_spectrum",
     "gradient_norm",

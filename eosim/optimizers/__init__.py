@@ -6,27 +6,27 @@ A rule needs two methods, and a user's own class with these two is as good as th
 - ``step(theta, state, gradient)`` returns the new (theta, state) and changes nothing in place.
 
 ``step`` uses ``+ - * / **`` only, so the same function runs on float arrays and on sympy symbols;
-hyperparameters may be symbols too. :math:`\lambda` is a curvature (a Hessian eigenvalue),
-:math:`\eta` the learning rate ``lr`` and :math:`\beta` the ``momentum``. Rules that are linear are in
-`momentum`, those with a preconditioner in `adaptive`, rates that follow the curvature in `drift`.
+hyperparameters may be symbols too. (Not so where the rule is about many entries or a maximum:
+`Adafactor`, `AMSGrad`, `DAL`; the ``linear()`` of the first two does.) :math:`\lambda` is a curvature (a
+Hessian eigenvalue), :math:`\eta` the learning rate ``lr`` and :math:`\beta` the ``momentum``. Rules that
+are linear are in `momentum`, those with a preconditioner in `adaptive` and `factored`, rules made of
+rules in `composed`, rates that follow the curvature in `drift`.
 """
 
 from eosim.optimizers.adaptive import (
-    Adafactor,
     AdaGrad,
     Adam,
     AdamW,
     AdaptiveRule,
     AMSGrad,
-    CoupledL2,
-    Frozen,
     NAdam,
     Padam,
     RMSProp,
-    freeze,
 )
 from eosim.optimizers.base import LocalRule, Rule, check_rule, needs_local
+from eosim.optimizers.composed import CoupledL2, Frozen, freeze
 from eosim.optimizers.drift import DAL
+from eosim.optimizers.factored import Adafactor
 from eosim.optimizers.momentum import (
     CascadedEMA,
     DecoupledDecay,

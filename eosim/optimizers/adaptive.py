@@ -14,12 +14,12 @@ made of a second-moment buffer :math:`\nu` (it starts at 0 and includes the curr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from eosim._checks import Array, Interval, check_domains, choice, interface
+from eosim._checks import Interval, check_domains, choice
 from eosim.optimizers.momentum import (
     DecoupledDecay,
     EMAMomentum,
@@ -205,11 +205,7 @@ class Adam:
 
     def preconditioner(self, state: tuple[Any, ...]) -> Any:
         """P as above."""
-        _, square, t = state
-        if not self.bias_correction:
-            return _root(square, self.eps, self.eps_inside)
-        corrected = square / _unbiased(self.beta2, t)
-        return _unbiased(self.beta1, t) * _root(corrected, self.eps, self.eps_inside)
+        return self._divisor(state[1], state[2])
 
     def linear(self) -> Any:
         """`EMAMomentum`."""
@@ -226,6 +222,15 @@ class Adam:
         average, square, t = state
         average = self.beta1 * average + (1 - self.beta1) * gradient
         return average, self.beta2 * square + (1 - self.beta2) * gradient**2, t + 1
+
+    def _divisor(self, square: Any, t: Any) -> Any:
+        """P of a second moment after t updates."""
+        if not self.bias_correction:
+            return self._power(square)
+        return _unbiased(self.beta1, t) * self._power(square / _unbiased(self.beta2, t))
+
+    def _power(self, square: Any) -> Any:
+        return _root(square, self.eps, self.eps_inside)
 
 
 @dataclass(frozen=True)
@@ -308,7 +313,8 @@ class AMSGrad(Adam):
         As for `Adam`.
     maximum : str
         "raw" takes the maximum of nu and corrects its bias afterwards (PyTorch's ``amsgrad=True``);
-        "corrected" takes the maximum of the corrected ones (optax's ``amsgrad``).
+        "corrected" takes the maximum of the corrected ones (optax's ``amsgrad``). The paper has no
+        bias correction at all.
 
     Raises
     ------
@@ -323,22 +329,19 @@ class AMSGrad(Adam):
         choice("AMSGrad: maximum", self.maximum, ("raw", "corrected"))
 
     def init(self, theta: Any) -> tuple[Any, ...]:
-        return 0 * theta, 0 * theta, 0, 0 * theta
-
-    def step(self, theta: Any, state: tuple[Any, ...], gradient: Any) -> tuple[Any, tuple]:
-        *adam, largest = state
-        average, square, t = self._moments(tuple(adam), gradient)
-        now = square / _unbiased(self.beta2, t) if self._corrects_first else square
-        state = (average, square, t, np.maximum(largest, now))
-        return theta - self.lr * average / self.preconditioner(state), state
+        return *super().init(theta), 0 * theta
 
     def preconditioner(self, state: tuple[Any, ...]) -> Any:
         """P with the largest nu so far."""
-        _, _, t, largest = state
-        if self.bias_correction and not self._corrects_first:
-            largest = largest / _unbiased(self.beta2, t)
-        root = _root(largest, self.eps, self.eps_inside)
-        return _unbiased(self.beta1, t) * root if self.bias_correction else root
+        *_, t, largest = state
+        if self._corrects_first:
+            return _unbiased(self.beta1, t) * self._power(largest)
+        return self._divisor(largest, t)
+
+    def _moments(self, state: tuple[Any, ...], gradient: Any) -> tuple[Any, ...]:
+        average, square, t = super()._moments(state[:3], gradient)
+        now = square / _unbiased(self.beta2, t) if self._corrects_first else square
+        return average, square, t, np.maximum(state[3], now)
 
     @property
     def _corrects_first(self) -> bool:
@@ -349,15 +352,19 @@ class AMSGrad(Adam):
 class Padam(Adam):
     r"""Partially adaptive: :math:`P = \nu^s + \epsilon` with s between 0 (momentum) and 1/2 (Adam).
 
-    After Chen et al. 2018, arXiv 1806.06763, who take the running maximum of nu, as in `AMSGrad`; this
-    is the form without it, and without bias correction by default.
+    After Chen et al. 2018, arXiv 1806.06763, who have no bias correction either. Their algorithm takes
+    the running maximum of nu, as `AMSGrad` does: that is ``running_maximum=True``. Their code differs
+    from it: :math:`P = (\sqrt{\bar\nu} + \epsilon)^{2s}`, and a correction of the rate by
+    :math:`\sqrt{1-\beta_2^t}/(1-\beta_1^t)` for every s.
 
     Parameters
     ----------
     lr, beta1, beta2, eps, bias_correction
         As for `Adam`. ``eps_inside`` must be False.
     exponent : float
-        s in (0, 1/2].
+        s in (0, 1/2]; the default 1/8 is that of the paper's experiments (its code has 1/4).
+    running_maximum : bool
+        Whether P is made of the largest nu so far.
 
     Raises
     ------
@@ -367,255 +374,29 @@ class Padam(Adam):
 
     bias_correction: bool = False
     exponent: Any = field(default=0.125, metadata={"domain": Interval(0, 0.5, upper_closed=True)})
+    running_maximum: bool = False
 
     def __post_init__(self) -> None:
         check_domains(self)
         if self.eps_inside:
             raise ValueError("Padam: eps_inside must be False: eps stands beside the power of nu")
 
+    def init(self, theta: Any) -> tuple[Any, ...]:
+        memory = super().init(theta)
+        return (*memory, 0 * theta) if self.running_maximum else memory
+
     def preconditioner(self, state: tuple[Any, ...]) -> Any:
         """P as above; with bias correction as in `Adam`."""
-        _, square, t = state
-        if not self.bias_correction:
-            return square**self.exponent + self.eps
-        corrected = square / _unbiased(self.beta2, t)
-        return _unbiased(self.beta1, t) * (corrected**self.exponent + self.eps)
+        return self._divisor(state[3] if self.running_maximum else state[1], state[2])
 
+    def _moments(self, state: tuple[Any, ...], gradient: Any) -> tuple[Any, ...]:
+        moments = super()._moments(state[:3], gradient)
+        if self.running_maximum:
+            moments = (*moments, np.maximum(state[3], moments[1]))
+        return moments
 
-@dataclass(frozen=True)
-class Adafactor:
-    r"""Adafactor (Shazeer & Stern 2018): the second moment of a matrix from its row and column means.
-
-    .. math:: R \leftarrow \beta_2 R + (1-\beta_2)\,\overline{g^2 + \epsilon}^{\,\mathrm{rows}}, \quad
-              C \leftarrow \beta_2 C + (1-\beta_2)\,\overline{g^2 + \epsilon}^{\,\mathrm{columns}}, \quad
-              P_{ij} = \sqrt{R_i C_j/\overline R}
-
-    Vectors keep a full nu. :math:`\theta \leftarrow \theta - \eta\, m/P`, m as in `EMAMomentum`.
-    Relative step sizes and clipping, which the paper adds, are not part of it.
-
-    Parameters
-    ----------
-    lr : float
-        Learning rate, positive.
-    shapes : sequence of tuples of int
-        Of the parameters in the order of theta: (rows, columns), or (length,).
-    beta1, beta2 : float
-        In [0, 1).
-    decay_exponent : float, optional
-        With it beta2 is :math:`1 - t^{-c}` at step t; the paper's c is 0.8.
-    eps : float
-        Added to the squares; 1e-30 in the paper.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a hyperparameter is outside its domain, or theta does not have the size of the shapes.
-    """
-
-    lr: Any = field(metadata=_LR)
-    shapes: Any
-    beta1: Any = field(default=0.0, metadata=_BETA)
-    beta2: Any = field(default=0.999, metadata=_BETA)
-    decay_exponent: float | None = None
-    eps: Any = field(default=1e-30, metadata=_EPS)
-
-    def __post_init__(self) -> None:
-        check_domains(self)
-        shapes = tuple(tuple(int(length) for length in shape) for shape in self.shapes)
-        if not shapes or any(len(shape) not in (1, 2) or min(shape) < 1 for shape in shapes):
-            raise ValueError(
-                f"Adafactor: shapes must be (rows, columns) or (length,), got {shapes}"
-            )
-        object.__setattr__(self, "shapes", shapes)
-
-    def init(self, theta: Any) -> tuple[Any, ...]:
-        total = sum(math.prod(shape) for shape in self.shapes)
-        if np.shape(theta) != (total,):
-            raise ValueError(
-                f"theta must have {total} entries, as shapes say; got {np.shape(theta)}"
-            )
-        rows = sum(shape[0] for shape in self.shapes)
-        columns = sum(shape[1] for shape in self.shapes if len(shape) == 2)
-        return 0 * theta, np.zeros(rows), np.zeros(columns), 0
-
-    def step(self, theta: Any, state: tuple[Any, ...], gradient: Any) -> tuple[Any, tuple]:
-        average, rows, columns, t = state
-        t += 1
-        beta2 = self.beta2 if self.decay_exponent is None else 1 - t**-self.decay_exponent
-        average = self.beta1 * average + (1 - self.beta1) * gradient
-        row_means, column_means = self._means(gradient**2 + self.eps)
-        rows = beta2 * rows + (1 - beta2) * row_means
-        columns = beta2 * columns + (1 - beta2) * column_means
-        state = (average, rows, columns, t)
-        return theta - self.lr * average / self.preconditioner(state), state
-
-    def preconditioner(self, state: tuple[Any, ...]) -> Array:
-        """P as above, of the shape of theta."""
-        _, rows, columns, _ = state
-        parts = []
-        for shape in self.shapes:
-            first, rows = rows[: shape[0]], rows[shape[0] :]
-            if len(shape) == 1:
-                parts.append(first)
-                continue
-            second, columns = columns[: shape[1]], columns[shape[1] :]
-            parts.append((first[:, None] * second / first.mean()).ravel())
-        return np.sqrt(np.concatenate(parts))
-
-    def linear(self) -> EMAMomentum:
-        """`EMAMomentum`."""
-        return EMAMomentum(self.lr, self.beta1)
-
-    def buffers(self, state: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (state[0],)
-
-    def critical_sharpness(self) -> Any:
-        r""":math:`2(1+\beta_1)/((1-\beta_1)\eta)`, of :math:`P^{-1}H`."""
-        return self.linear().critical_sharpness()
-
-    def _means(self, squares: Array) -> tuple[Array, Array]:
-        rows, columns, start = [], [], 0
-        for shape in self.shapes:
-            block = squares[start : start + math.prod(shape)].reshape(shape)
-            start += block.size
-            rows.append(block if len(shape) == 1 else block.mean(axis=1))
-            if len(shape) == 2:
-                columns.append(block.mean(axis=0))
-        return np.concatenate(rows), np.concatenate(columns) if columns else np.zeros(0)
-
-
-@dataclass(frozen=True)
-class CoupledL2:
-    r"""Any rule on the gradient :math:`g + \gamma\theta`: L2 regularisation inside the preconditioner.
-
-    PyTorch's ``weight_decay`` of every optimizer but ``AdamW``. Stability is that of
-    :math:`P^{-1}(H + \gamma I)`.
-
-    Parameters
-    ----------
-    rule : Rule
-    weight_decay : float
-        gamma, at least 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If rule is none, or gamma is outside its domain.
-    """
-
-    rule: Any
-    weight_decay: Any = field(default=0.01, metadata=_DECAY)
-
-    def __post_init__(self) -> None:
-        interface("rule", self.rule, ("init", "step"))
-        check_domains(self)
-
-    @property
-    def lr(self) -> Any:
-        return self.rule.lr
-
-    def init(self, theta: Any) -> tuple[Any, ...]:
-        return self.rule.init(theta)
-
-    def step(self, theta: Any, state: tuple[Any, ...], gradient: Any) -> tuple[Any, tuple]:
-        return self.rule.step(theta, state, gradient + self.weight_decay * theta)
-
-    def preconditioner(self, state: tuple[Any, ...]) -> Any:
-        """That of the rule."""
-        return self.rule.preconditioner(state)
-
-    def buffers(self, state: tuple[Any, ...]) -> tuple[Any, ...]:
-        return self.rule.buffers(state)
-
-
-@dataclass(frozen=True, eq=False)
-class Frozen:
-    r"""A linear rule with a preconditioner that does not move: ``rule`` fed with :math:`g/P`.
-
-    Parameters
-    ----------
-    rule : Rule
-        Linear in (theta, state, gradient): ``linear()`` of an adaptive rule.
-    diagonal : array shaped like theta, or a number or symbol
-        P, positive.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If rule is none, or P is not positive.
-    """
-
-    rule: Any
-    diagonal: Any
-
-    def __post_init__(self) -> None:
-        interface("rule", self.rule, ("init", "step"))
-        P = self.diagonal
-        if not hasattr(P, "free_symbols") and not (
-            np.isfinite(P).all() and (np.asarray(P) > 0).all()
-        ):
-            raise ValueError("diagonal must be positive and finite everywhere")
-
-    @property
-    def lr(self) -> Any:
-        return self.rule.lr
-
-    def init(self, theta: Any) -> tuple[Any, ...]:
-        return self.rule.init(theta)
-
-    def step(self, theta: Any, state: tuple[Any, ...], gradient: Any) -> tuple[Any, tuple]:
-        return self.rule.step(theta, state, gradient / self.diagonal)
-
-    def preconditioner(self, state: tuple[Any, ...]) -> Any:
-        """P."""
-        return self.diagonal
-
-    def critical_sharpness(self) -> Any:
-        """The rule's: of the largest eigenvalue of P^-1 H."""
-        return self.rule.critical_sharpness()
-
-
-def freeze(rule: Any, state: Any) -> tuple[Any, Any]:
-    """The rule with its preconditioner stopped at a state of a run, and the state to go on from.
-
-    Parameters
-    ----------
-    rule : AdaptiveRule
-    state : RunState
-        ``trajectory.final_state`` of a run with this rule.
-
-    Returns
-    -------
-    frozen : Frozen (inside CoupledL2 for such a rule)
-        With P of that state: the next live step would use one of a gradient later.
-    state : RunState
-        With the momentum buffers in the units of the frozen rule.
-
-    Raises
-    ------
-    TypeError
-        If the rule has no preconditioner.
-
-    Examples
-    --------
-    >>> import numpy as np, eosim
-    >>> bowl, adam = eosim.Quadratic(np.diag([4.0, 1.0])), eosim.Adam(lr=0.01)
-    >>> live = eosim.run(bowl, adam, [1.0, 1.0], 100)
-    >>> frozen, state = eosim.optimizers.freeze(adam, live.final_state)
-    >>> eosim.run(bowl, frozen, None, 100, state=state)["loss"][-1] < live["loss"][-1]
-    np.True_
-    """
-    interface("rule", rule, ("preconditioner", "buffers"))
-    P = rule.preconditioner(state.rule_state)
-    buffers = tuple(buffer / P for buffer in rule.buffers(state.rule_state))
-    return _frozen(rule, P), replace(state, rule_state=buffers)
-
-
-def _frozen(rule: Any, P: Any) -> Any:
-    if isinstance(rule, CoupledL2):  # the decay is divided by P, like the gradient
-        return replace(rule, rule=_frozen(rule.rule, P))
-    interface("rule", rule, ("linear",))
-    return Frozen(rule.linear(), P)
+    def _power(self, square: Any) -> Any:
+        return square**self.exponent + self.eps
 
 
 def _root(square: Any, eps: Any, inside: bool) -> Any:

@@ -231,7 +231,7 @@ class DecoupledDecay:
     momentum : float
         :math:`\beta` in [0, 1).
     weight_decay : float
-        :math:`\gamma`, at least 0.
+        :math:`\gamma`, at least 0. With :math:`\eta\gamma > 2` the decay itself diverges.
 
     Raises
     ------
@@ -255,7 +255,7 @@ class DecoupledDecay:
         return theta - self.lr * (self.weight_decay * theta + average), (average,)
 
     def critical_sharpness(self) -> Any:
-        r""":math:`(2 - \eta\gamma)(1 + \beta) / ((1 - \beta) \eta)`."""
+        r""":math:`(2 - \eta\gamma)(1 + \beta) / ((1 - \beta) \eta)`, if that is positive."""
         return (
             (2 - self.lr * self.weight_decay)
             * (1 + self.momentum)
