@@ -47,11 +47,15 @@ class Recorder:
                     f"{', '.join(sorted(available)) or 'nothing'} besides problem and theta"
                 )
             result = function(problem, theta, **{key: available[key] for key in wanted})
-            if hasattr(result, "_fields"):
-                for field in result._fields:
-                    self.put(f"{name}.{field}", getattr(result, field))
-            else:
-                self.put(name, result)
+            self.take_result(name, result)
+
+    def take_result(self, name: str, result: Any) -> None:
+        """Append what a measurement returned, the fields of a NamedTuple one by one."""
+        if hasattr(result, "_fields"):
+            for field in result._fields:
+                self.put(f"{name}.{field}", getattr(result, field))
+        else:
+            self.put(name, result)
 
     def put(self, name: str, value: Any) -> None:
         row = np.array(value)

@@ -15,7 +15,7 @@ import operator
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -182,19 +182,20 @@ def from_idx(
         If a file is no IDX file, is truncated or too long, the two have different lengths, or an
         option is wrong.
     """
+    images, labels = _path("images", images), _path("labels", labels)
     pixels, classification = _idx("images", images), _idx("labels", labels)
     if pixels.ndim < 2:
         raise ValueError(
             f"images must have at least two dimensions, got shape {pixels.shape} in "
-            f"{os.fspath(images)!r}: is it the file of labels?"
+            f"{images!r}: is it the file of labels?"
         )
     if classification.ndim != 1 or classification.dtype.kind not in "iu":
         raise ValueError(
             f"labels must be one-dimensional integers, got {classification.dtype} of shape "
-            f"{classification.shape} in {os.fspath(labels)!r}: is it the file of images?"
+            f"{classification.shape} in {labels!r}: is it the file of images?"
         )
     options = _Options(n_samples, classes, centre, scale, n_held_out, seed)
-    return _prepare(f"IDX file {_base(images)}", pixels, classification, options)
+    return _prepare(f"IDX file {os.path.basename(images)}", pixels, classification, options)
 
 
 def from_npz(
@@ -228,7 +229,8 @@ def from_npz(
         If it is no npz file, is damaged, has no such arrays or object arrays (they would need
         pickle, which can run code), their lengths differ, or an option is wrong.
     """
-    where = repr(os.fspath(path))
+    path = _path("path", path)
+    where = repr(path)
     arrays = []
     with open(path, "rb") as stream:
         if stream.read(2) != b"PK":
@@ -253,6 +255,7 @@ def from_npz(
     for option, array in zip(("inputs", "targets"), arrays, strict=True):
         if array.dtype.kind not in "biuf":
             raise TypeError(f"{option} must be numbers, got {array.dtype} in {where}")
+    arrays = [array.astype(np.uint8) if array.dtype == bool else array for array in arrays]
     if arrays[0].ndim < 2:
         raise ValueError(f"inputs must have shape (n, ...), got {arrays[0].shape} in {where}")
     if arrays[1].ndim not in (1, 2):
@@ -260,7 +263,7 @@ def from_npz(
             f"targets must have shape (n,) or (n, k), got {arrays[1].shape} in {where}"
         )
     options = _Options(n_samples, classes, centre, scale, n_held_out, seed)
-    return _prepare(f"npz file {_base(path)}", arrays[0], arrays[1], options)
+    return _prepare(f"npz file {os.path.basename(path)}", arrays[0], arrays[1], options)
 
 
 def from_cifar10(
@@ -289,7 +292,9 @@ def from_cifar10(
     TypeError, ValueError
         If a file is empty or no whole number of records, a label is above 9, or an option is wrong.
     """
-    several = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else list(paths)
+    if isinstance(paths, (str, bytes, os.PathLike)) or not isinstance(paths, Iterable):
+        paths = [paths]
+    several = [_path("paths", path) for path in paths]
     if not several:
         raise ValueError("paths must name at least one file, got none")
     blocks = []
@@ -297,20 +302,20 @@ def from_cifar10(
         block = np.fromfile(path, dtype=np.uint8)
         if block.size == 0 or block.size % _CIFAR_RECORD:
             raise ValueError(
-                f"paths: {os.fspath(path)!r} has {block.size} bytes, no positive multiple of the "
+                f"paths: {path!r} has {block.size} bytes, no positive multiple of the "
                 f"{_CIFAR_RECORD} of a record: it is truncated, or not the binary version of CIFAR-10"
             )
         block = block.reshape(-1, _CIFAR_RECORD)
         wrong = np.flatnonzero(block[:, 0] >= _CIFAR_CLASSES)
         if wrong.size:
             raise ValueError(
-                f"paths: {os.fspath(path)!r} has the label {block[wrong[0], 0]} in record {wrong[0]}; "
+                f"paths: {path!r} has the label {block[wrong[0], 0]} in record {wrong[0]}; "
                 "the labels of CIFAR-10 are 0 to 9"
             )
         blocks.append(block)
     records = np.concatenate(blocks)
     options = _Options(n_samples, classes, centre, scale, n_held_out, seed)
-    source = f"CIFAR-10 {'file' if len(several) == 1 else 'files'} {', '.join(map(_base, several))}"
+    source = f"CIFAR-10 {'file' if len(several) == 1 else 'files'} {', '.join(map(os.path.basename, several))}"
     return _prepare(source, records[:, 1:], records[:, 0], options, columns=range(_CIFAR_CLASSES))
 
 
@@ -330,6 +335,8 @@ class _Options:
         choice("scale", self.scale, SCALES)
         if not isinstance(self.centre, (bool, np.bool_)):
             raise TypeError(f"centre must be True or False, got {self.centre!r}")
+        if self.seed is not None and not isinstance(self.seed, np.random.Generator):
+            integer("seed", self.seed, minimum=0)
 
 
 def _prepare(
@@ -356,8 +363,14 @@ def _prepare(
     train, held_out = _split(rows, options)
 
     block = float_array("inputs", raw[train])
-    shift = block.mean(axis=0) if options.centre else 0.0
-    unit, words = _unit(block, options.scale)
+    with np.errstate(over="ignore", invalid="ignore"):
+        shift = block.mean(axis=0) if options.centre else 0.0
+        unit, words = _unit(block, options.scale)
+    if not (np.isfinite(shift).all() and np.isfinite(unit).all()):
+        raise ValueError(
+            f"inputs must be small enough to average; those of {source} overflow, the largest is "
+            f"{np.abs(block).max():.3g}"
+        )
     changed = ["minus the feature means"] * options.centre + words
 
     def part(chosen: Array, title: str, note: str = "", rest: Dataset | None = None) -> Dataset:
@@ -389,7 +402,10 @@ def _class_labels(
         if classes is not None:
             raise ValueError(f"classes must be None for a regression, got {classes!r} for {source}")
         return None
-    present = np.unique(answers).astype(np.int64)
+    present = np.unique(answers)
+    if present.size and present[-1] > np.iinfo(np.int64).max:
+        raise ValueError(f"labels must fit in 64 bits with a sign, got {present[-1]} in {source}")
+    present = present.astype(np.int64)
     if classes is not None:
         return _checked_classes(source, classes, present)
     return present if columns is None else np.array(columns)
@@ -465,9 +481,9 @@ def _unit(block: Array, scale: str) -> tuple[Any, list[str]]:
     return value, [f"over the largest absolute value {value:.6g} of the raw block"]
 
 
-def _idx(name: str, path: Any) -> Array:
+def _idx(name: str, path: str) -> Array:
     """The array of an IDX file: magic number, lengths as unsigned 32-bit integers, entries."""
-    where = repr(os.fspath(path))
+    where = repr(path)
     with open(path, "rb") as plain:
         zipped = plain.read(2) == b"\x1f\x8b"
         plain.seek(0)
@@ -519,5 +535,8 @@ def _bundled(name: str) -> Any:
     return datasets
 
 
-def _base(path: Any) -> str:
-    return os.path.basename(os.fsdecode(path))
+def _path(name: str, value: Any) -> str:
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a path, got {value!r}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
+import math
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -50,9 +51,9 @@ class RunState:
 
     theta: Array
     rule_state: tuple[Any, ...]
-    step: int
-    t: float
-    bound: float
+    step: int = 0
+    t: float = 0.0
+    bound: float = math.inf
     stream: tuple[int, int] | None = None
 
 

@@ -19,10 +19,22 @@ _MEAN_TOLERANCE = 1e-9
 # Our choice, as for `from_functions`: a missing or wrong term of the gradient is far above it,
 # truncation of the differences far below.
 _GRADIENT_TOLERANCE = 1e-4
+# Our choice, relative to 1 + |theta|: how far from the given parameters the checks are made. There
+# the loss is not at its minimum, where values and slopes of an interpolating model are rounding only.
+_DISTANCE = 1e-3
 
 
 class Backend(Protocol):
     """A framework's derivatives as functions of float64 vectors; ``batch`` None means all samples."""
+
+    @property
+    def theta0(self) -> Array: ...
+
+    @property
+    def n_samples(self) -> int | None: ...
+
+    def plain_loss(self, theta: Array, batch: Array | None) -> float:
+        """The loss, with the model's Python code executed at every call."""
 
     def loss(self, theta: Array, batch: Array | None) -> float: ...
 
@@ -108,7 +120,7 @@ class AutodiffProblem:
         return np.array(array, dtype=np.float64)
 
     def _rows(self, batch: Array | None) -> Array | None:
-        if batch is not None and not hasattr(self, "n_samples"):
+        if batch is not None:
             raise TypeError(
                 "batch must be None: the loss was given without inputs, hence without samples"
             )
@@ -130,6 +142,10 @@ class AutodiffFiniteSum(AutodiffProblem):
         """What the model returns at ``inputs``, all training inputs if None; float64."""
         return self.backend.outputs(self._real("theta", theta), inputs)
 
+    def _rows(self, batch: Array | None) -> Array | None:
+        # As NumPy indexes: masks, negative numbers, and an error beyond the last sample.
+        return batch if batch is None else np.arange(self.n_samples)[batch]
+
 
 @dataclass(frozen=True, eq=False)
 class AutodiffLeastSquares(AutodiffFiniteSum):
@@ -140,53 +156,44 @@ class AutodiffLeastSquares(AutodiffFiniteSum):
 
     def residuals(self, theta: Array, batch: Array | None = None) -> Array:
         """e = f - y, of shape (batch, n_outputs)."""
-        return self.backend.residuals(self._real("theta", theta), batch)
+        return self.backend.residuals(self._real("theta", theta), self._rows(batch))
 
     def jacobian(self, theta: Array, batch: Array | None = None) -> Array:
         """df/dtheta, of shape (batch, n_outputs, dim): the model is called on one sample at a time."""
-        return self.backend.jacobian(self._real("theta", theta), batch)
+        return self.backend.jacobian(self._real("theta", theta), self._rows(batch))
 
 
-def build(backend: Backend, theta0: Array, n_samples: int | None, square: bool) -> AutodiffProblem:
-    """The problem of a backend, after the checks that need its derivatives."""
-    theta0 = float_array("the given parameters", theta0)
+def build(backend: Backend, square: bool, hint: str = "") -> AutodiffProblem:
+    """The problem of a backend, after all checks of values and slopes."""
+    theta0 = float_array("the given parameters", backend.theta0)
     problem = (
         AutodiffProblem(backend, theta0)
-        if n_samples is None
-        else (AutodiffLeastSquares if square else AutodiffFiniteSum)(backend, theta0, n_samples)
+        if backend.n_samples is None
+        else (AutodiffLeastSquares if square else AutodiffFiniteSum)(
+            backend, theta0, backend.n_samples
+        )
     )
-    gradient = problem.gradient(theta0)
-    loss = problem.loss(theta0)
-    if not (np.isfinite(loss) and np.isfinite(gradient).all()):
-        raise ValueError(
-            f"loss and gradient must be finite at the given parameters; loss is {loss}"
-        )
-    direction = np.random.default_rng(1).standard_normal(problem.dim)
-    direction /= np.linalg.norm(direction)
-    slope = directional_derivative(problem.loss, theta0, direction, False)
-    scale = np.linalg.norm(gradient) + abs(loss) + 1e-12
-    if abs(gradient @ direction - slope) > _GRADIENT_TOLERANCE * scale:
-        raise ValueError(
-            "the gradient is not the derivative of the loss: along a test direction it is "
-            f"{gradient @ direction:.6g}, differences of the loss give {slope:.6g}. Is something "
-            "detached, rounded or given a derivative of its own inside the model?"
-        )
+    aside, along = np.random.default_rng(1).standard_normal((2, problem.dim))
+    point = theta0 + _DISTANCE * (1 + np.linalg.norm(theta0)) / np.linalg.norm(aside) * aside
+    _check_values(backend, point, hint)
+    _check_slope(problem, point, along / np.linalg.norm(along))
     return problem
 
 
-def check_values(loss: Callable[[Array | None], float], n_samples: int | None, hint: str) -> None:
-    """Two calls agree, and the whole is the mean of its parts; ``loss`` must not be compiled."""
-    first, second = loss(None), loss(None)
+def _check_values(backend: Backend, theta: Array, hint: str) -> None:
+    """Two calls agree, and the whole is the mean of its parts."""
+    first, second = (backend.plain_loss(theta, None) for _ in range(2))
     if first != second and not (np.isnan(first) and np.isnan(second)):
         raise ValueError(
             f"the loss must be the same at every call; two calls gave {first!r} and {second!r}{hint}"
         )
-    if n_samples is None or n_samples < 2:
+    n = backend.n_samples
+    if n is None or n < 2:
         return
-    half = (n_samples + 1) // 2
-    rows = np.arange(n_samples)
-    ahead, behind = loss(rows[:half]), loss(rows[half:])
-    mean = (half * ahead + (n_samples - half) * behind) / n_samples
+    half = (n + 1) // 2
+    rows = np.arange(n)
+    ahead, behind = (backend.plain_loss(theta, part) for part in (rows[:half], rows[half:]))
+    mean = (half * ahead + (n - half) * behind) / n
     if abs(first - mean) > _MEAN_TOLERANCE * (abs(first) + abs(ahead) + abs(behind)):
         raise ValueError(
             f"the loss must be a mean over the samples: on all of them it is {first:.10g}, but the "
@@ -195,12 +202,36 @@ def check_values(loss: Callable[[Array | None], float], n_samples: int | None, h
         )
 
 
+def _check_slope(problem: AutodiffProblem, theta: Array, direction: Array) -> None:
+    """Loss and gradient are finite, also at theta0, and the gradient is the derivative of the loss."""
+    for point in (problem.theta0, theta):
+        loss, gradient = problem.loss(point), problem.gradient(point)
+        if not (np.isfinite(loss) and np.isfinite(gradient).all()):
+            raise ValueError(
+                f"loss and gradient must be finite at the given parameters; loss is {loss}"
+            )
+    if not gradient.any():
+        raise ValueError(
+            "the loss must depend on the parameters: its gradient is 0 at and beside the given ones. "
+            "Is everything detached or cast to integers inside the model?"
+        )
+    slope = directional_derivative(problem.loss, theta, direction, False)
+    if abs(gradient @ direction - slope) > _GRADIENT_TOLERANCE * (
+        np.linalg.norm(gradient) + abs(loss)
+    ):
+        raise ValueError(
+            "the gradient is not the derivative of the loss: along a test direction it is "
+            f"{gradient @ direction:.6g}, differences of the loss give {slope:.6g}. Is something "
+            "detached, rounded or given a derivative of its own inside the model?"
+        )
+
+
 def prepared_targets(criterion: Any, targets: Array, shape: tuple[int, ...]) -> Array:
     """Targets (n, k) float64 for the named criteria, given the shape of the model's outputs."""
     if criterion == "square":
         flat = float_array("targets", targets)
         wanted = (shape[0], int(np.prod(shape[1:], dtype=int)))
-        if flat.ndim == 0 or flat.size != wanted[0] * wanted[1] or flat.shape[0] != wanted[0]:
+        if flat.shape not in (shape, wanted) and (wanted[1] > 1 or flat.shape != shape[:1]):
             raise ValueError(
                 f"targets must have the shape of the outputs, {shape}; got {targets.shape}"
             )

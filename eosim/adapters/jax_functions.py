@@ -12,7 +12,6 @@ from eosim.adapters.autodiff import (
     AutodiffProblem,
     build,
     check_criterion,
-    check_values,
     common_length,
     prepared_targets,
 )
@@ -69,10 +68,10 @@ def from_jax(
     """
     try:
         import jax
-    except ImportError:
+    except ImportError as error:
         raise ImportError(
-            'eosim.from_jax needs JAX, which is not installed; run: pip install "eosim[networks]"'
-        ) from None
+            f'eosim.from_jax needs JAX: {error}; run: pip install "eosim[networks]"'
+        ) from error
     if not callable(model):
         raise TypeError(f"model must be callable, got {type(model).__name__}")
     check_criterion(criterion)
@@ -80,12 +79,15 @@ def from_jax(
         raise ValueError("criterion needs targets; without them the model itself returns the loss")
     if inputs is None and targets is not None:
         raise ValueError("inputs must be given where there are targets")
-    with jax.enable_x64(True):
+    with _double_precision(jax)(True):
         backend = _JaxBackend(jax, model, params, inputs, targets, criterion)
-        check_values(backend.plain_loss, backend.n_samples, "")
         backend.check_precision()
-    square = targets is not None and criterion == "square"
-    return build(backend, backend.theta0, backend.n_samples, square)
+    return build(backend, targets is not None and criterion == "square")
+
+
+def _double_precision(jax: Any) -> Any:
+    """JAX's 64-bit mode of one thread, as a context; JAX 0.8 moved it."""
+    return jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 
 class _JaxBackend:
@@ -95,6 +97,7 @@ class _JaxBackend:
         self, jax: Any, model: Any, params: Any, inputs: Any, targets: Any, criterion: Any
     ) -> None:
         self._jax, self._model = jax, model
+        self._double_precision = _double_precision(jax)
         leaves, self._structure = jax.tree_util.tree_flatten_with_path(params)
         self._names = [jax.tree_util.keystr(path) or "params" for path, _ in leaves]
         self._shapes = [np.shape(leaf) for _, leaf in leaves]
@@ -119,6 +122,10 @@ class _JaxBackend:
                 raise ValueError(
                     f"model must return an array with one row per sample, {self.n_samples}; got "
                     f"{getattr(outputs, 'shape', type(outputs).__name__)}"
+                )
+            if outputs.dtype != np.float64:
+                raise ValueError(
+                    f"model must return float64 for float64 parameters, got {outputs.dtype}"
                 )
             prepared = prepared_targets(criterion, np.asarray(self._targets), outputs.shape)
             self._targets = self._widened(prepared)
@@ -146,7 +153,7 @@ class _JaxBackend:
     def outputs(self, theta: Array, inputs: Any) -> Array:
         if inputs is None:
             return self._call(self._outputs_compiled, theta, self._inputs)
-        with self._jax.enable_x64(True):
+        with self._double_precision(True):
             points = self._jax.tree.map(self._widened, inputs)
         return self._call(self._outputs_compiled, theta, points)
 
@@ -166,16 +173,15 @@ class _JaxBackend:
                 f"params must have the structure {self._structure} with shapes {self._shapes}, got "
                 f"{structure} with shapes {shapes}"
             )
-        with self._jax.enable_x64(True):
+        with self._double_precision(True):
             return self._joined(leaves)
 
     def unflatten(self, theta: Array) -> Any:
         return self._jax.tree.unflatten(self._structure, [np.array(x) for x in self._split(theta)])
 
-    def plain_loss(self, batch: Array | None) -> float:
-        """Not compiled: what Python itself does differently at every call is seen."""
-        value = self._value(self._jax.numpy.asarray(self.theta0), *self._data(batch))
-        return float(value)
+    def plain_loss(self, theta: Array, batch: Array | None) -> float:
+        with self._double_precision(True):
+            return float(self._value(self._jax.numpy.asarray(theta), *self._data(batch)))
 
     def check_precision(self) -> None:
         """No operation takes float64 and gives less."""
@@ -210,14 +216,12 @@ class _JaxBackend:
             return -jnp.sum(targets * self._jax.nn.log_softmax(outputs, axis=1)) / len(targets)
         else:
             losses = self._criterion(outputs, targets)
-        shape = np.shape(losses)
-        rows = None if not self._has_inputs else len(self._jax.tree.leaves(inputs)[0])
-        if shape not in ((), (rows,)) or not jnp.issubdtype(jnp.result_type(losses), jnp.floating):
-            allowed = (
-                "a real scalar" if rows is None else f"a real scalar or one per sample, ({rows},)"
-            )
+        shape, dtype = np.shape(losses), jnp.result_type(losses)
+        rows = len(self._jax.tree.leaves(inputs)[0]) if self._has_inputs else None
+        if shape not in ((), (rows,)) or dtype != np.float64:
+            each = "" if rows is None else f" or one per sample, ({rows},)"
             raise ValueError(
-                f"the loss must be {allowed}; got {jnp.result_type(losses)} of shape {shape}"
+                f"the loss must be a float64 scalar{each}; got {dtype} of shape {shape}"
             )
         return jnp.mean(losses)
 
@@ -267,5 +271,5 @@ class _JaxBackend:
         return self._jax.tree.map(lambda rows: rows[batch], self._host)
 
     def _call(self, function: Any, *arguments: Any) -> Any:
-        with self._jax.enable_x64(True):
+        with self._double_precision(True):
             return np.array(function(*arguments))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from eosim.adapters.autodiff import (
     AutodiffProblem,
     build,
     check_criterion,
-    check_values,
     common_length,
     prepared_targets,
 )
+
+# The choice of attention kernels belongs to the process, not to a thread: calls that change and
+# restore it must not overlap.
+_ATTENTION = threading.RLock()
 
 
 def from_torch(
@@ -56,9 +60,9 @@ def from_torch(
     ImportError
         If PyTorch is missing.
     TypeError, ValueError
-        If an argument is wrong; if dropout or batch normalisation is in training mode, two calls
-        disagree, the module changes its buffers, the loss is no mean over samples or not finite, or
-        the gradient is not its derivative.
+        If an argument is wrong; if the module draws random numbers or changes its buffers (dropout
+        and batch normalisation in training mode), two calls disagree, the loss is no mean over
+        samples or not finite, float64 is rounded inside, or the gradient is not the derivative.
 
     Notes
     -----
@@ -68,43 +72,36 @@ def from_torch(
     """
     try:
         import torch
-    except ImportError:
+    except ImportError as error:
         raise ImportError(
-            'eosim.from_torch needs PyTorch, which is not installed; run: pip install "eosim[torch]"'
-        ) from None
+            f'eosim.from_torch needs PyTorch: {error}; run: pip install "eosim[torch]"'
+        ) from error
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     check_criterion(criterion)
     if targets is None and criterion != "square":
         raise ValueError("criterion needs targets; without them the module itself returns the loss")
-    _refuse_training_mode(torch, module)
-    # Dropout draws from the global generator: whatever the checks draw is given back.
-    with torch.random.fork_rng(devices=[]):
+    hint = "; call module.eval() first?" if module.training else ""
+    # What a module draws from the global generator is given back.
+    with torch.random.fork_rng(devices=[]), _settings(torch):
         backend = _TorchBackend(torch, module, inputs, targets, criterion)
-        before = {name: buffer.clone() for name, buffer in backend.module.named_buffers()}
-        hint = "; call module.eval() first?" if module.training else ""
-        check_values(lambda batch: backend.loss(backend.theta0, batch), backend.n_samples, hint)
-        for name, buffer in backend.module.named_buffers():
-            if not torch.equal(buffer, before[name]):
-                raise ValueError(f"module must not change its buffers; a call changes {name}{hint}")
-        square = targets is not None and criterion == "square"
-        return build(backend, backend.theta0, backend.n_samples, square)
+        backend.check_state(hint)
+        backend.check_precision()
+        return build(backend, targets is not None and criterion == "square", hint)
 
 
-def _refuse_training_mode(torch: Any, module: Any) -> None:
-    normalisation = torch.nn.modules.batchnorm._BatchNorm
-    dropout = torch.nn.modules.dropout._DropoutNd
-    found = [
-        f"{name or 'module'} ({type(part).__name__})"
-        for name, part in module.named_modules()
-        if part.training
-        and (isinstance(part, normalisation) or (isinstance(part, dropout) and part.p > 0))
-    ]
-    if found:
-        raise ValueError(
-            "module must not be in training mode: dropout is random, and batch normalisation lets the "
-            f"samples see each other; call module.eval() first. Found {', '.join(found)}"
-        )
+@contextmanager
+def _settings(torch: Any, gradients: bool = True) -> Iterator[None]:
+    """What a call needs, whatever the caller has set; all of it is undone at the end."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with (
+        _ATTENTION,
+        torch.inference_mode(False),
+        torch.set_grad_enabled(gradients),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
+        yield
 
 
 class _TorchBackend:
@@ -113,6 +110,9 @@ class _TorchBackend:
     def __init__(self, torch: Any, module: Any, inputs: Any, targets: Any, criterion: Any) -> None:
         self._torch = torch
         trained = [name for name, value in module.named_parameters() if value.requires_grad]
+        for name, value in module.named_parameters():
+            if value.is_complex():
+                raise TypeError(f"module must have real parameters; {name} is {value.dtype}")
         self.module = copy.deepcopy(module).to(device="cpu", dtype=torch.float64)
         self.module.requires_grad_(False)
         parameters = dict(self.module.named_parameters())
@@ -146,18 +146,63 @@ class _TorchBackend:
             prepared = prepared_targets(criterion, self._targets.numpy(), shape)
             self._targets = torch.from_numpy(np.array(prepared))
 
+    def check_state(self, hint: str) -> None:
+        """A call draws no random numbers and leaves the buffers as they were."""
+        torch = self._torch
+        before = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        generator = torch.get_rng_state()
+        self.loss(self.theta0, None)
+        if not torch.equal(torch.get_rng_state(), generator):
+            raise ValueError(f"module must not draw random numbers (dropout?){hint}")
+        for name, buffer in self.module.named_buffers():
+            if not torch.equal(buffer, before[name]):
+                raise ValueError(f"module must not change its buffers; a call changes {name}{hint}")
+
+    def check_precision(self) -> None:
+        """No operation takes float64 and gives less."""
+        from torch.utils._python_dispatch import TorchDispatchMode
+        from torch.utils._pytree import tree_leaves
+
+        torch = self._torch
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(
+                self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+            ) -> Any:
+                result = function(*args, **(kwargs or {}))
+                taken, given = (
+                    {x.dtype for x in tree_leaves(side) if isinstance(x, torch.Tensor)}
+                    for side in ((args, kwargs), result)
+                )
+                less = [dtype for dtype in given - {torch.float64} if dtype.is_floating_point]
+                if torch.float64 in taken and less:
+                    raise ValueError(
+                        f"module must not round float64 to {less[0]}, as {function} does inside it: "
+                        "the derivatives would be noise"
+                    )
+                return result
+
+        with Watch():
+            self.loss(self.theta0, None)
+
+    def plain_loss(self, theta: Array, batch: Array | None) -> float:
+        return self.loss(theta, batch)
+
     def loss(self, theta: Array, batch: Array | None) -> float:
-        with self._settings(gradients=False):
+        with _settings(self._torch, gradients=False):
             return self._value(self._torch.from_numpy(theta), batch).item()
 
     def gradient(self, theta: Array, batch: Array | None) -> Array:
-        with self._settings():
+        with _settings(self._torch):
             point = self._torch.from_numpy(theta).requires_grad_()
-            (slope,) = self._torch.autograd.grad(self._value(point, batch), point)
+            value = self._value(point, batch)
+            if not value.requires_grad:  # a loss that does not depend on theta
+                return np.zeros(len(theta))
+            (slope,) = self._torch.autograd.grad(value, point)
         return slope.numpy()
 
     def hvp_at(self, theta: Array, batch: Array | None) -> Callable[[Array], Array]:
-        with self._settings():
+        with _settings(self._torch):
             point = self._torch.from_numpy(theta).requires_grad_()
             value = self._value(point, batch)
             (slope,) = self._torch.autograd.grad(value, point, create_graph=True)
@@ -165,7 +210,7 @@ class _TorchBackend:
         def product(v: Array) -> Array:
             if not slope.requires_grad:  # a loss that is linear in theta
                 return np.zeros(len(v))
-            with self._settings():
+            with _settings(self._torch):
                 (image,) = self._torch.autograd.grad(
                     slope,
                     point,
@@ -179,12 +224,12 @@ class _TorchBackend:
 
     def outputs(self, theta: Array, inputs: Any) -> Array:
         rows = self._inputs if inputs is None else self._arguments(inputs)
-        with self._settings(gradients=False):
+        with _settings(self._torch, gradients=False):
             return self._output(self._torch.from_numpy(theta), rows).numpy()
 
     def residuals(self, theta: Array, batch: Array | None) -> Array:
         rows, targets = self._rows(batch)
-        with self._settings(gradients=False):
+        with _settings(self._torch, gradients=False):
             outputs = self._output(self._torch.from_numpy(theta), rows)
             return (outputs.reshape(targets.shape) - targets).numpy()
 
@@ -196,7 +241,7 @@ class _TorchBackend:
             return self._output(point, tuple(part[None] for part in sample)).reshape(-1)
 
         point = torch.from_numpy(theta)
-        with self._settings():
+        with _settings(self._torch):
             try:
                 mapped = torch.func.vmap(torch.func.jacrev(single), (None, *(0,) * len(rows)))
                 return mapped(point, *rows).numpy()
@@ -256,8 +301,7 @@ class _TorchBackend:
             raise TypeError(f"module must return one tensor, got {type(outputs).__name__}; wrap it")
         if outputs.dtype != self._torch.float64:
             raise ValueError(
-                f"module must return float64 for float64 parameters, got {outputs.dtype}: it casts "
-                "inside, so its derivatives would be noise"
+                f"module must return float64 for float64 parameters, got {outputs.dtype}"
             )
         return outputs
 
@@ -281,16 +325,6 @@ class _TorchBackend:
     def _rows(self, batch: Array | None) -> tuple[tuple[Any, ...], Any]:
         if batch is None:
             return self._inputs, self._targets
-        index = self._torch.from_numpy(np.array(batch, dtype=np.int64))
+        index = self._torch.from_numpy(batch)
         targets = None if self._targets is None else self._targets[index]
         return tuple(part[index] for part in self._inputs), targets
-
-    def _settings(self, gradients: bool = True) -> ExitStack:
-        """What a call needs, whatever the caller has set; all of it is undone at the end."""
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        stack = ExitStack()
-        stack.enter_context(self._torch.inference_mode(False))
-        stack.enter_context(self._torch.set_grad_enabled(gradients))
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        return stack

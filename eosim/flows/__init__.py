@@ -1,17 +1,30 @@
 """Continuous time: vector fields (one file per idea) and the guarded driver `integrate`."""
 
-from eosim.flows.base import AmbiguousBranch, BranchedFlow, Flow, LeftRange
+from eosim.flows.base import (
+    AmbiguousBranch,
+    Averages,
+    BranchedFlow,
+    Flow,
+    LeftRange,
+    OscillatingFlow,
+)
+from eosim.flows.central import CentralFlow, StableFlow
 from eosim.flows.driver import integrate
+from eosim.flows.edge import EdgeFlow
 from eosim.flows.gradient import GradientFlow
 from eosim.flows.principal import HeavyBallPrincipalFlow, PrincipalFlow, principal_coefficient
 from eosim.flows.quadratic import closed_form
 from eosim.flows.rates import loss_rate, sharpness_rate
+from eosim.flows.rod import RodFlow
 from eosim.flows.stochastic import OrnsteinUhlenbeck, ShuffledEpochLoss
 from eosim.flows.truncated import ForwardDifferenceFlow, ModifiedFlow, PrincipalSeries
 
 __all__ = [
     "AmbiguousBranch",
+    "Averages",
     "BranchedFlow",
+    "CentralFlow",
+    "EdgeFlow",
     "Flow",
     "ForwardDifferenceFlow",
     "GradientFlow",
@@ -19,9 +32,12 @@ __all__ = [
     "LeftRange",
     "ModifiedFlow",
     "OrnsteinUhlenbeck",
+    "OscillatingFlow",
     "PrincipalFlow",
     "PrincipalSeries",
+    "RodFlow",
     "ShuffledEpochLoss",
+    "StableFlow",
     "closed_form",
     "integrate",
     "loss_rate",

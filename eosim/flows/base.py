@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from eosim._checks import Array
 from eosim.problems.base import Problem
@@ -55,6 +55,54 @@ class BranchedFlow(Flow, Protocol):
 
     def advance(self, theta: Array, branch: Any) -> Any:
         """The memory at theta; raises `AmbiguousBranch` if the step was too long to tell."""
+
+
+class Averages(NamedTuple):
+    r"""What an oscillating flow predicts of the optimizer's iterates, averaged over a few steps.
+
+    Attributes
+    ----------
+    loss : float
+        E L.
+    squared_gradient : float
+        :math:`E|g|^2`.
+    oscillation : float
+        :math:`\mathrm{tr}\,\Sigma`, the mean square distance from the centre.
+    ratio : float
+        Largest eigenvalue of :math:`P^{-1}H` at the centre over the rule's critical sharpness.
+    """
+
+    loss: float
+    squared_gradient: float
+    oscillation: float
+    ratio: float
+
+
+class OscillatingFlow(Protocol):
+    """A flow of the centre of an oscillation, with the oscillation and a rule's memory as state.
+
+    `integrate` gets the state from ``start``, moves it by ``field``, and returns its ``centre``.
+    """
+
+    @property
+    def problem(self) -> Problem: ...
+
+    @property
+    def lr(self) -> float | None: ...
+
+    @property
+    def is_complex(self) -> bool: ...
+
+    def start(self, theta: Array, memory: tuple[Any, ...] | None) -> Array:
+        """The flow's state, given theta and the rule's state; None for a rule's fresh one."""
+
+    def field(self, state: Array, branch: Any = None) -> Array:
+        """d state/dt, shaped like the state."""
+
+    def centre(self, state: Array) -> Array:
+        """(dim,)"""
+
+    def averages(self, state: Array, branch: Any = None) -> Averages: ...
 
 
 class AmbiguousBranch(Exception):

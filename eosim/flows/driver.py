@@ -19,8 +19,8 @@ from eosim._checks import (
     state_vector,
 )
 from eosim._recording import Recorder, versions
-from eosim.flows.base import AmbiguousBranch, Flow, LeftRange
-from eosim.trajectory import Status, Trajectory
+from eosim.flows.base import AmbiguousBranch, Flow, LeftRange, OscillatingFlow
+from eosim.trajectory import RunState, Status, Trajectory
 
 # A diverging quadratic grows legitimately; a flow that has left its validity explodes. Our choice.
 DIVERGENCE_FACTOR = 1e12
@@ -34,10 +34,11 @@ _SHORTEST_RETRY = 1e-3
 
 
 def integrate(
-    flow: Flow,
+    flow: Flow | OscillatingFlow,
     theta0: Any,
     times: Any,
     *,
+    state: RunState | None = None,
     record: Mapping[str, Callable[..., Any]] | None = None,
     rtol: float = 1e-10,
     atol: float = 1e-12,
@@ -52,15 +53,19 @@ def integrate(
 
     Parameters
     ----------
-    flow : Flow
+    flow : Flow or OscillatingFlow
     theta0 : (dim,) array-like, or (n_starts, dim)
-        Starting point, or several.
+        Starting point, or several. None if ``state`` is given.
     times : (n_times,) array-like
         Increasing, from 0 on. Multiples of lr are where a flow is compared with iterates.
+    state : RunState, optional
+        Where a run stands (``final_state``), for flows that follow a rule's memory too; t counts from
+        there.
     record : mapping from names to measurements, optional
         Functions f(problem, theta), evaluated at Re theta. {"loss": eosim.measure.loss} if None; {}
         records nothing.
-        Complex flows always add ``imaginary_norm``, :math:`|\mathrm{Im}\,\theta|`.
+        Complex flows always add ``imaginary_norm``, :math:`|\mathrm{Im}\,\theta|`; oscillating flows
+        what they predict of the optimizer's averages, as ``average.loss`` and so on (`Averages`).
     rtol, atol : float
         Tolerances of the solver, per step.
     max_evaluations : int
@@ -93,17 +98,35 @@ def integrate(
         "atol": max(real_number("atol", atol, Interval(0, np.inf, lower_closed=True)), 1e-300),
     }
     budget = integer("max_evaluations", max_evaluations, minimum=1)
+    if state is not None:
+        begin = _from_state(flow, theta0, state)
+        return _integrate(flow, *begin, times, Recorder(record), options, budget, progress)
     given = float_array("theta0", theta0)
     if given.ndim == 2:
         starts = float_array("theta0", given, shape=(None, flow.problem.dim))
         if len(starts) == 0:
             raise ValueError("theta0 must hold at least one start, got shape (0, dim)")
         return [
-            _integrate(flow, start.copy(), times, Recorder(record), options, budget, progress)
+            _integrate(flow, start.copy(), None, times, Recorder(record), options, budget, progress)
             for start in starts
         ]
     start = state_vector("theta0", given, flow.problem.dim)
-    return _integrate(flow, start, times, Recorder(record), options, budget, progress)
+    return _integrate(flow, start, None, times, Recorder(record), options, budget, progress)
+
+
+def _from_state(flow: Any, theta0: Any, state: Any) -> tuple[Array, tuple[Any, ...]]:
+    """theta and the rule's memory of a run's state."""
+    if not isinstance(state, RunState):
+        raise TypeError(
+            f"state must be the final_state of a trajectory, got {type(state).__name__}"
+        )
+    if theta0 is not None:
+        raise ValueError("theta0 must be None when state is given: the state holds theta")
+    if not hasattr(flow, "start"):
+        raise TypeError(
+            f"{type(flow).__name__} has no memory: pass state.theta as theta0, and no state"
+        )
+    return state_vector("state.theta", state.theta, flow.problem.dim), state.rule_state
 
 
 class _Stop(Exception):
@@ -227,8 +250,9 @@ class _BranchDOP853(DOP853):
 
 
 def _integrate(
-    flow: Flow,
+    flow: Any,
     start: Array,
+    memory: tuple[Any, ...] | None,
     times: Array,
     recorder: Recorder,
     options: dict[str, float],
@@ -236,9 +260,11 @@ def _integrate(
     progress: bool,
 ) -> Trajectory:
     problem = flow.problem
-    theta: Array = start.astype(complex) if flow.is_complex else start
+    oscillating = hasattr(flow, "start")
     status, message = Status.COMPLETED, ""
     try:
+        if oscillating:
+            start = flow.start(start, memory)
         path = _Path(flow, start, budget)
         value = np.asarray(flow.field(start, path.branch))
     except FloatingPointError as error:
@@ -254,16 +280,17 @@ def _integrate(
         raise ValueError(f"{type(flow).__name__}.field is not finite at theta0")
 
     kept: list[Array] = []
-    t = 0.0
+    t, y = 0.0, start.astype(complex) if flow.is_complex else start
     bar = tqdm(total=len(times), disable=not progress, desc="integrate", unit="time")
     with bar, np.errstate(over="ignore", invalid="ignore"):
         for time in times:
-            if time > t:
-                if path is None:
+            if path is None:
+                if oscillating or time > 0:
                     break
+            elif time > t:
                 try:
                     result = solve_ivp(
-                        path, (t, time), theta, method=_BranchDOP853, path=path, **options
+                        path, (t, time), y, method=_BranchDOP853, path=path, **options
                     )
                 except _Stop as stop:
                     status, message = stop.status, str(stop)
@@ -279,10 +306,13 @@ def _integrate(
                     status = Status.STALLED
                     message = f"stalled at t = {path.t:.6g}: {result.message}"
                     break
-                t, theta = float(time), result.y[:, -1]
+                t, y = float(time), result.y[:, -1]
+            theta = flow.centre(y) if oscillating else y
             kept.append(theta)
             if flow.is_complex:
                 recorder.put("imaginary_norm", np.linalg.norm(theta.imag))
+            if oscillating and path is not None:
+                recorder.take_result("average", flow.averages(y, path.branch))
             recorder.take(problem, theta.real)
             bar.update()
     evaluations = 0 if path is None else path.evaluations

@@ -13,6 +13,9 @@ from eosim._checks import Array
 # Our choice: a basis of 40 vectors, then a restart from the best vector; ten restarts.
 BASIS = 40
 _RESTARTS = 10
+# Our choice: far above what rounding leaves of a residual, relative to the operator's size. It ends
+# the search where the top eigenvalue is 0, whose residual is below no share of it.
+_ROUNDING = 1e-13
 
 
 class RitzPair(NamedTuple):
@@ -27,16 +30,17 @@ class RitzPair(NamedTuple):
 def top_ritz_pair(product: Callable[[Array], Array], start: Array, tolerance: float) -> RitzPair:
     """The largest eigenvalue and its eigenvector, by Lanczos with full reorthogonalisation.
 
-    Stops at a residual below ``tolerance`` times the operator's size along the basis: the error of
-    the value is at most the residual, and usually its square over the gap. After 400 products the
-    best pair so far is returned, not converged. The start must have a part along the eigenvector.
+    Stops at a residual below ``tolerance`` times the value's size: some eigenvalue is that close, and
+    usually within the residual's square over the gap. A share of the operator's size would not do:
+    one large negative eigenvalue would pass any vector for the top one. After 400 products the best
+    pair so far is returned, not converged. The start must have a part along the eigenvector.
 
     Raises
     ------
     ValueError
         If a product is not finite.
     """
-    vector = start / np.linalg.norm(start)
+    vector, size = start / np.linalg.norm(start), 0.0
     for _ in range(_RESTARTS):
         basis = np.empty((min(BASIS, len(vector)), len(vector)))
         diagonal: list[float] = []
@@ -55,7 +59,8 @@ def top_ritz_pair(product: Callable[[Array], Array], start: Array, tolerance: fl
                 diagonal, off_diagonal, select="i", select_range=(m - 1, m - 1)
             )
             value, residual = float(values[0]), length * abs(float(vectors[-1, 0]))
-            if residual <= tolerance * max(map(abs, [value, *diagonal])):
+            size = max(size, abs(diagonal[-1]), length)
+            if residual <= max(tolerance * abs(value), _ROUNDING * size):
                 return RitzPair(value, vectors[:, 0] @ known, residual, True)
             if m < len(basis):
                 off_diagonal.append(length)

@@ -37,6 +37,7 @@ from eosim.optimizers.momentum import (
     ParallelEMA,
     QuasiHyperbolic,
 )
+from eosim.optimizers.scalar import ScalarRMSProp
 
 __all__ = [
     "DAL",
@@ -61,6 +62,7 @@ __all__ = [
     "QuasiHyperbolic",
     "RMSProp",
     "Rule",
+    "ScalarRMSProp",
     "check_rule",
     "freeze",
     "needs_local",

@@ -14,7 +14,7 @@ made of a second-moment buffer :math:`\nu` (it starts at 0 and includes the curr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,7 +80,7 @@ class RMSProp:
     eps_inside: bool = False
 
     def __post_init__(self) -> None:
-        check_domains(self)
+        _check_fields(self)
 
     def init(self, theta: Any) -> tuple[Any, ...]:
         return 0 * theta, 0
@@ -113,8 +113,9 @@ class RMSProp:
 class AdaGrad:
     r"""AdaGrad: :math:`\nu \leftarrow \nu + g^2,\ \theta \leftarrow \theta - \eta\, g/P`.
 
-    :math:`P = \sqrt\nu + \epsilon`. Duchi, Hazan & Singer 2011; PyTorch's ``Adagrad`` without decay of
-    the rate.
+    :math:`P = \sqrt\nu + \epsilon`. Duchi, Hazan & Singer 2011; PyTorch's ``Adagrad``, whose eps this
+    is, without decay of the rate. optax's ``adagrad`` has the eps inside the root, and starts nu at
+    0.1 unless ``initial_accumulator_value=0``.
 
     Parameters
     ----------
@@ -135,7 +136,7 @@ class AdaGrad:
     eps_inside: bool = False
 
     def __post_init__(self) -> None:
-        check_domains(self)
+        _check_fields(self)
 
     def init(self, theta: Any) -> tuple[Any, ...]:
         return (0 * theta,)
@@ -194,7 +195,7 @@ class Adam:
     eps_inside: bool = False
 
     def __post_init__(self) -> None:
-        check_domains(self)
+        _check_fields(self)
 
     def init(self, theta: Any) -> tuple[Any, ...]:
         return 0 * theta, 0 * theta, 0
@@ -325,7 +326,7 @@ class AMSGrad(Adam):
     maximum: str = "raw"
 
     def __post_init__(self) -> None:
-        check_domains(self)
+        _check_fields(self)
         choice("AMSGrad: maximum", self.maximum, ("raw", "corrected"))
 
     def init(self, theta: Any) -> tuple[Any, ...]:
@@ -377,7 +378,7 @@ class Padam(Adam):
     running_maximum: bool = False
 
     def __post_init__(self) -> None:
-        check_domains(self)
+        _check_fields(self)
         if self.eps_inside:
             raise ValueError("Padam: eps_inside must be False: eps stands beside the power of nu")
 
@@ -397,6 +398,17 @@ class Padam(Adam):
 
     def _power(self, square: Any) -> Any:
         return square**self.exponent + self.eps
+
+
+def _check_fields(rule: Any) -> None:
+    """Domains, and that switches are no numbers: an argument too many would turn one on."""
+    check_domains(rule)
+    for entry in fields(rule):
+        value = getattr(rule, entry.name)
+        if entry.type == "bool" and not isinstance(value, (bool, np.bool_)):
+            raise TypeError(
+                f"{type(rule).__name__}: {entry.name} must be True or False, got {value!r}"
+            )
 
 
 def _root(square: Any, eps: Any, inside: bool) -> Any:

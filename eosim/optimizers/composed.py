@@ -63,6 +63,10 @@ class CoupledL2:
 class Frozen:
     r"""A linear rule with a preconditioner that does not move: ``rule`` fed with :math:`g/P`.
 
+    On a quadratic every positive mode of :math:`P^{-1}H` contracts exactly below the rule's threshold.
+    An average is not corrected for its start at 0: that would not move the threshold, but lengthen the
+    first steps by :math:`1/(1-\beta_1^t)`, and a mode at half the threshold would first grow by 10^4.
+
     Parameters
     ----------
     rule : Rule
@@ -73,7 +77,7 @@ class Frozen:
     Raises
     ------
     TypeError, ValueError
-        If rule is none or asks for local derivatives, or P is not positive.
+        If rule is none, adaptive or asks for local derivatives, or P is not positive.
     """
 
     rule: Any
@@ -81,6 +85,11 @@ class Frozen:
 
     def __post_init__(self) -> None:
         _check_gradient_rule(self.rule)
+        if hasattr(self.rule, "linear"):
+            raise TypeError(
+                f"rule must be linear, but {type(self.rule).__name__} has a preconditioner of its own; "
+                "pass its linear()"
+            )
         if hasattr(self.diagonal, "free_symbols"):
             return
         diagonal = float_array("diagonal", self.diagonal)
@@ -129,7 +138,7 @@ def freeze(rule: Any, state: Any) -> tuple[Any, Any]:
     Raises
     ------
     TypeError, ValueError
-        If the rule has no preconditioner, or it is not positive yet.
+        If the rule has no preconditioner, the state is another rule's, or P is not positive yet.
 
     Examples
     --------
@@ -147,6 +156,12 @@ def freeze(rule: Any, state: Any) -> tuple[Any, Any]:
     interface("state", state, ("rule_state", "step"))
     if state.step == 0:
         raise ValueError("state must come from at least one step: P is made of gradients")
+    expected = len(inner.init(state.theta))
+    if len(state.rule_state) != expected:
+        raise ValueError(
+            f"state must be of a run with {type(inner).__name__}, whose memory has length "
+            f"{expected}; got {len(state.rule_state)}"
+        )
     P = inner.preconditioner(state.rule_state)
     if not (np.isfinite(P).all() and (np.asarray(P) > 0).all()):
         raise ValueError(

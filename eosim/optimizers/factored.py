@@ -28,7 +28,8 @@ class Adafactor:
     Vectors keep a full nu. :math:`\theta \leftarrow \theta - \eta\, m/P`, m as in `EMAMomentum`. This is
     the algorithm without its relative step sizes and update clipping: optax's
     ``scale_by_factored_rms`` with ``min_dim_size_to_factor=1`` (its decay exponent is 0.8), and the P
-    of PyTorch's ``Adafactor``, whose eps is a floor instead.
+    of PyTorch's ``Adafactor``, whose eps is a floor instead. Where these libraries have a momentum
+    they average g/P, which is another rule unless P is frozen.
 
     Parameters
     ----------
