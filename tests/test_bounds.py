@@ -169,7 +169,7 @@ def random_kernel(generator):
 @pytest.mark.parametrize("sampling", SCHEMES)
 def test_the_ladder_holds_and_climbs_with_the_batch_size(sampling):
     generator = np.random.default_rng(SCHEMES.index(sampling))
-    for _ in range(140):
+    for _ in range(400):
         kernel = random_kernel(generator)
         before = None
         for B in range(1, kernel.n_samples + 1):

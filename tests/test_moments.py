@@ -151,7 +151,7 @@ def test_late_losses_follow_the_growth_rate():
 @pytest.mark.parametrize("sampling", ["without_replacement", "with_replacement"])
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_covariance_agrees_with_sampled_runs(sampling, momentum):
-    """Every entry of E[e e^T] after 6 steps, 3,000 runs: the largest of 55 z-scores stays below 5."""
+    """Every entry of E[e e^T] after 6 steps, 30,000 runs: the largest of 55 z-scores stays below 5."""
     generator = np.random.default_rng(8)
     problem = eosim.LinearRegression(generator.standard_normal((10, 6)), np.zeros(10))
     theta0 = generator.standard_normal(6)

@@ -1,5 +1,6 @@
 """Continuous time: vector fields (one file per idea) and the guarded driver `integrate`."""
 
+from eosim.flows import self_stabilization
 from eosim.flows.base import (
     AmbiguousBranch,
     Averages,
@@ -42,5 +43,6 @@ __all__ = [
     "integrate",
     "loss_rate",
     "principal_coefficient",
+    "self_stabilization",
     "sharpness_rate",
 ]

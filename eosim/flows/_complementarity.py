@@ -44,15 +44,18 @@ def solve_complementarity(A: Array, B: Array) -> Array:
         If none is found to `TOLERANCE`, relative to the data.
     """
     k = len(A)
+    if k == 1 and B[0, 0, 0, 0] > 0:
+        return np.maximum(-A / B[0, 0], 0)
+    if np.linalg.eigvalsh(A)[0] >= 0:
+        return np.zeros((k, k))
     frame = _symmetric_frame(k)
     a = frame.T @ A.ravel()
     b = frame.T @ B.reshape(k * k, k * k) @ frame
-    if np.linalg.eigvalsh(A)[0] >= 0:
-        return np.zeros((k, k))
     scale = float(np.linalg.norm(b, 2))
     if scale == 0:
         raise NoSolution("B is 0 and A has a negative eigenvalue")
-    a, b = a / np.linalg.norm(a), b / scale  # X in units of |A| / |B|
+    size = float(np.linalg.norm(a))
+    a, b = a / size, b / scale  # X in units of |A| / |B|
 
     def projected(x: Array) -> tuple[Array, Array]:
         """The right-hand side of the fixed-point equation and its derivative, c = 1."""
@@ -80,7 +83,7 @@ def solve_complementarity(A: Array, B: Array) -> Array:
             ahead, momentum = x + (momentum - 1) / later * (x - last), later
     else:
         raise NoSolution(f"no solution was found in {_GRADIENT_STEPS} steps")
-    solution = (frame @ root).reshape(k, k) * float(np.linalg.norm(frame.T @ A.ravel())) / scale
+    solution = (frame @ root).reshape(k, k) * size / scale
     values, vectors = np.linalg.eigh(solution)
     return (vectors * np.maximum(values, 0)) @ vectors.T
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh
 
 from eosim._checks import Array
 from eosim.problems.base import Problem
@@ -53,7 +52,7 @@ def top_modes(problem: Problem, theta: Array, root: Array, k: int, block: Array 
         matrix = problem.hessian(theta) / np.outer(root, root)
         if not np.isfinite(matrix).all():
             raise FloatingPointError("the Hessian is not finite")
-        values, vectors = eigh(matrix)
+        values, vectors = np.linalg.eigh(matrix)
         values, vectors = values[::-1], vectors[:, ::-1]
         following = float(values[k]) if k < dim else -np.inf
         return Modes(values[:k], vectors[:, :k], following, vectors[:, :k])

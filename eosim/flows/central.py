@@ -30,6 +30,8 @@ _RULES = (GradientDescent, ScalarRMSProp, RMSProp, Adam)
 # Our choice: directions are tracked from this share of the edge on. The complementarity problem
 # gives those below the edge no part in the oscillation; one that is left out enters with a jump.
 _TRACKED = 0.75
+# Our choice, as in the authors' reference code: 100 for an edge at 2.
+STABLE_LIMIT = 50.0
 
 
 @dataclass(frozen=True)
@@ -168,25 +170,39 @@ class CentralFlow:
         B = np.einsum("ijp,mnp->ijmn", D, D / P) / 2
         B = B + edge * np.einsum("ijp,mnp->ijmn", squares, squares * (memory.slope * memory.gain))
         try:
-            X = self._solve(A, B)
+            X = solve_complementarity((A + A.T) / 2, B) if k else A
         except NoSolution:
             raise LeftRange(
                 "no oscillation holds the modes at the edge: along it their curvature does not fall"
             ) from None
         return _Swing(memory, modes, U, D, X, np.einsum("ij,ijp->p", X, pairs))
 
-    def _solve(self, A: Array, B: Array) -> Array:
-        return solve_complementarity((A + A.T) / 2, B) if len(A) else A
-
 
 class StableFlow(CentralFlow):
     r"""The flow of an optimizer without oscillation: the central flow with :math:`\Sigma = 0`.
 
-    Gradient flow for gradient descent. For adaptive rules it follows them below the edge.
+    Gradient flow for gradient descent. For adaptive rules it follows them below the edge; beyond it the
+    second moments decay without the oscillation that holds them, and the flow ends (LEFT_RANGE) at
+    `STABLE_LIMIT` times the edge.
     """
 
-    def _solve(self, A: Array, B: Array) -> Array:
-        return 0 * A
+    def _swing(self, state: Array, branch: Array | None) -> _Swing:
+        theta, memory = self._split(state)
+        modes = self._top(theta, memory, branch)
+        if modes.values[0] > STABLE_LIMIT * memory.edge and len(memory.rate):
+            raise LeftRange(
+                f"the preconditioned sharpness is {modes.values[0] / memory.edge:.3g} times the edge: "
+                "an optimizer would have been oscillating for long; take CentralFlow"
+            )
+        none = np.zeros((0, 0))
+        return _Swing(
+            memory,
+            modes,
+            np.zeros((len(theta), 0)),
+            np.zeros((0, 0, len(theta))),
+            none,
+            np.zeros(len(theta)),
+        )
 
 
 class _SecondMoments(NamedTuple):

@@ -128,7 +128,11 @@ def _padded(values: Array, length: int) -> Array:
 
 
 def _finite_hessian(problem: Problem, theta: Array) -> Array:
-    hessian = problem.hessian(theta)
+    if hasattr(problem, "hessian"):
+        hessian = problem.hessian(theta)
+    else:
+        hessian = np.stack([problem.hvp(theta, unit) for unit in np.eye(problem.dim)])
+        hessian = (hessian + hessian.T) / 2
     if not np.isfinite(hessian).all():  # eigen-solvers may return finite numbers for NaN
         raise ValueError("the Hessian is not finite at theta")
     return hessian

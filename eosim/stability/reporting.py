@@ -23,6 +23,11 @@ KERNEL_SIZE = 2000
 INTERPOLATES = 1e-6
 # Our choice: closer to the threshold than this, relatively, the verdict is "marginal".
 MARGINAL = 1e-9
+# Our choice: a gradient that moves theta, at the rate 1/sharpness, by more than this part of its size is
+# that of no stationary point.
+STATIONARY = 1e-3
+# Our choice: curvatures that differ by less than this part of the largest count as equal, or as zero.
+SAME_CURVATURE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -91,13 +96,15 @@ class StabilityReport:
             ("limited by", self.binding),
         ):
             lines.append(f"  {label:<28}{text}")
-        lines += ["", f"  {'bound':<22}{'learning rate':>14}  {'kind':<12}{'lr':<8}{'margin':>9}"]
+        lines += ["", f"  {'bound':<22}{'learning rate':>14}  {'kind':<12}{'lr':<8}{'margin':>10}"]
         for name, bound in self.bounds.items():
             margin = self.margin(name)
-            percent = f"{100 * margin:+.1f} %" if math.isfinite(margin) else "no limit"
+            percent = f"{100 * margin:+.1f} %"
+            if not margin < 99:  # a hundredfold needs no percentages
+                percent = f"x {1 + margin:.3g}" if math.isfinite(margin) else "no limit"
             place = "below" if margin > 0 else "above"
             lines.append(
-                f"  {name:<22}{bound.value:>14.6g}  {bound.kind:<12}{place:<8}{percent:>9}"
+                f"  {name:<22}{bound.value:>14.6g}  {bound.kind:<12}{place:<8}{percent:>10}"
             )
         return "\n".join([*lines, "", *(f"  note: {note}" for note in self.notes)]).rstrip()
 
@@ -153,7 +160,9 @@ def report(
     # Without n the noise is that of drawing with replacement, 1/B; the rules are checked all the same.
     batch_moments(batch_size if n is None else n, batch_size, sampling)
     notes: list[str] = []
-    residuals = np.asarray(problem.residuals(theta)) if hasattr(problem, "residuals") else None
+    # A network with another criterion has the method, and refuses to use it.
+    square = hasattr(problem, "residuals") and getattr(problem, "criterion", "square") == "square"
+    residuals = np.asarray(problem.residuals(theta)) if square else None
     size = residuals.size if residuals is not None else 0
     has_kernel = residuals is not None and (hasattr(problem, "jacobian") or hasattr(problem, "ntk"))
     sharpness = measure.sharpness(problem, theta)
@@ -202,17 +211,28 @@ def report(
     root_mean_square = None
     if residuals is not None:
         root_mean_square = float(np.sqrt(np.sum(residuals**2) / len(residuals)))
-    notes += _warnings(root_mean_square, sharpness, ntk)
+    gradient_norm = measure.gradient_norm(problem, theta)
+    size_of_theta = 1 + float(np.abs(theta).max(initial=0.0))
+    moving = gradient_norm > STATIONARY * abs(sharpness.value) * size_of_theta
+    interpolates = root_mean_square is not None and root_mean_square <= INTERPOLATES
+    other = not interpolates and not _same_curvature(sharpness, ntk)
+    saddle = other and _has_negative_curvature(problem, theta, sharpness)
+    notes += _warnings(root_mean_square, sharpness, ntk, moving and other, saddle)
     exact = bounds.get("exact")
     growth = None
     if exact is not None and ntk is not None:
         growth = growth_rate(ntk, lr, batch_size, sampling=sampling, momentum=momentum)
     # Four standard errors: an estimated bound that is passed by less decides nothing.
     doubt = 4 * max(e.standard_error / e.value for e in (trace, frobenius))
+    verdict = _verdict(lr, bounds, doubt)
+    if other:  # bounds are those of G: what H says of the mean dynamics comes first
+        if (saddle and not moving) or lr * sharpness.value > 2 * (1 + momentum) * (1 + MARGINAL):
+            verdict = "unstable"
+        elif verdict == "stable" and (saddle or moving):
+            verdict = "undecided"
     return StabilityReport(
-        lr, batch_size, sampling, momentum, root_mean_square,
-        measure.gradient_norm(problem, theta), sharpness, trace, frobenius, growth, bounds,
-        _verdict(lr, bounds, doubt), binding, tuple(notes),
+        lr, batch_size, sampling, momentum, root_mean_square, gradient_norm, sharpness, trace,
+        frobenius, growth, bounds, verdict, binding, tuple(notes),
     )  # fmt: skip
 
 
@@ -274,10 +294,28 @@ def _product_bounds(
     return found, notes
 
 
+def _same_curvature(sharpness: measure.Eigenvalue, ntk: TangentKernel | None) -> bool:
+    """Whether H has the largest eigenvalue of G, as in every linear model; False if G is not known."""
+    return ntk is not None and abs(sharpness.value / ntk.largest - 1) < SAME_CURVATURE
+
+
+def _has_negative_curvature(problem: Any, theta: Any, sharpness: measure.Eigenvalue) -> bool:
+    smallest = measure.spectrum_ends(problem, theta).smallest
+    return smallest < -SAME_CURVATURE * abs(sharpness.value)
+
+
 def _warnings(
-    residual: float | None, sharpness: measure.Eigenvalue, ntk: TangentKernel | None
+    residual: float | None,
+    sharpness: measure.Eigenvalue,
+    ntk: TangentKernel | None,
+    moving: bool,
+    saddle: bool,
 ) -> list[str]:
     notes = []
+    if moving:
+        notes.append("the gradient is not zero: this is no minimum, and bounds need one")
+    if saddle:
+        notes.append("the Hessian has a negative eigenvalue: this is no minimum")
     if residual is None:
         notes.append("the residual is not known: bounds hold if the minimum fits every sample")
     elif residual > INTERPOLATES:
@@ -286,7 +324,10 @@ def _warnings(
             "keeps some noise; thresholds and bounds are those of G"
         )
         if ntk is not None:
-            notes.append(f"largest eigenvalue: {sharpness.value:.6g} of H, {ntk.largest:.6g} of G")
+            same = ", the same" if _same_curvature(sharpness, ntk) else ""
+            notes.append(
+                f"largest eigenvalue: {sharpness.value:.6g} of H, {ntk.largest:.6g} of G{same}"
+            )
     return notes
 
 
