@@ -315,7 +315,8 @@ def from_cifar10(
         blocks.append(block)
     records = np.concatenate(blocks)
     options = _Options(n_samples, classes, centre, scale, n_held_out, seed)
-    source = f"CIFAR-10 {'file' if len(several) == 1 else 'files'} {', '.join(map(os.path.basename, several))}"
+    names = ", ".join(map(os.path.basename, several))
+    source = f"CIFAR-10 {'file' if len(several) == 1 else 'files'} {names}"
     return _prepare(source, records[:, 1:], records[:, 0], options, columns=range(_CIFAR_CLASSES))
 
 

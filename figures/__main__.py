@@ -1,4 +1,4 @@
-"""Compute, draw and check figures: ``python -m figures [NAME ...] [--full] [--out DIR]``."""
+"""Compute, draw and check figures: ``python -m figures [NAME ...] [--full] [--out DIR] [--data PATH]``."""
 
 from __future__ import annotations
 
@@ -59,6 +59,11 @@ def claim(module: ModuleType) -> str:
     return (inspect.getdoc(module) or "").split("\n", maxsplit=1)[0]
 
 
+def takes_data(module: ModuleType) -> bool:
+    """Whether the figure's ``compute`` runs on a user's files too: ``compute(quick, data=None)``."""
+    return "data" in inspect.signature(module.compute).parameters
+
+
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """An ``.npz`` that `numpy.load` reads, with fixed dates: same arrays, same bytes."""
     with zipfile.ZipFile(path, "w") as archive:
@@ -70,7 +75,15 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
             archive.writestr(entry, stream.getvalue())
 
 
-def produce(name: str, *, quick: bool, out: Path, formats: Sequence[str], bar: tqdm) -> Outcome:
+def produce(
+    name: str,
+    *,
+    quick: bool,
+    out: Path,
+    formats: Sequence[str],
+    bar: tqdm,
+    data: Path | None = None,
+) -> Outcome:
     """One figure, whatever happens: an exception is an outcome too, and the others still run."""
     outcome = Outcome(name)
     start, done = time.perf_counter(), bar.n
@@ -79,7 +92,7 @@ def produce(name: str, *, quick: bool, out: Path, formats: Sequence[str], bar: t
         bar.set_description(f"{name}: {STAGES[0]}")
         # One thread: these sizes gain nothing from more, and sums keep one order of addition.
         with threadpool_limits(limits=1):
-            arrays = module.compute(quick)
+            arrays = module.compute(quick) if data is None else module.compute(quick, data=data)
         outcome.rows = list(module.headline(arrays))
         if not outcome.rows:
             outcome.failure = "it has no headline"
@@ -161,6 +174,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=OUTPUT, metavar="DIR", help="where to write (figures/output)"
     )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="compute on your own images, a CIFAR-10 binary file or a folder of them; for figures that "
+        "say so in their docstrings",
+    )
     parser.add_argument("--list", action="store_true", help="print names and claims, make nothing")
     parser.add_argument(
         "--format",
@@ -171,6 +191,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="formats of the pictures; give names before it",
     )
     return parser.parse_args(arguments)
+
+
+def refuse_data(path: Path, names: Sequence[str]) -> str | None:
+    """Why ``--data`` cannot be used with these figures; None if it can."""
+    taken = [name for name in names or figure_names() if takes_data(load(name))]
+    refused = [name for name in dict.fromkeys(names) if name not in taken]
+    if not names:
+        return f"--data needs the figures to compute on it, by name: {', '.join(taken) or 'none'}"
+    if refused:
+        return f"--data is not for {', '.join(refused)}, whose data are fixed"
+    if not path.exists():
+        return f"--data: there is no file or folder {path}"
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -190,6 +223,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in names:
             print(f"{name.ljust(width)}{GAP}{claim(load(name))}")
         return 0
+    if options.data is not None:
+        complaint = refuse_data(options.data, options.names)
+        if complaint:
+            print(complaint, file=sys.stderr)
+            return 2
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -197,7 +235,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     with tqdm(total=len(names) * len(STAGES), unit="stage", file=sys.stderr) as bar:
         outcomes = [
-            produce(name, quick=not options.full, out=options.out, formats=options.formats, bar=bar)
+            produce(
+                name,
+                quick=not options.full,
+                out=options.out,
+                formats=options.formats,
+                bar=bar,
+                data=options.data,
+            )
             for name in names
         ]
         bar.set_description("figures")

@@ -204,13 +204,26 @@ NUMBERS = {"lr": LR, "betas": (B1, B2), "eps": EPS}
             "RMSprop",
             {"lr": LR, "alpha": B2, "eps": EPS, "weight_decay": 0.3},
         ),
+        (eosim.HeavyBall(LR, B1), "SGD", {"lr": LR, "momentum": B1}),
+        (eosim.Nesterov(LR, B1), "SGD", {"lr": LR, "momentum": B1, "nesterov": True}),
         (
             CoupledL2(eosim.HeavyBall(LR, B1), 0.3),
             "SGD",
             {"lr": LR, "momentum": B1, "weight_decay": 0.3},
         ),
     ],
-    ids=["rmsprop", "adagrad", "adam", "amsgrad", "adamw", "adam_l2", "rmsprop_l2", "sgd_l2"],
+    ids=[
+        "rmsprop",
+        "adagrad",
+        "adam",
+        "amsgrad",
+        "adamw",
+        "adam_l2",
+        "rmsprop_l2",
+        "sgd",
+        "nesterov",
+        "sgd_l2",
+    ],
 )
 def test_fifty_steps_equal_those_of_torch(rule, name, options):
     torch = pytest.importorskip("torch")
@@ -300,13 +313,31 @@ def optax_path(transformation, gradient, start=START, n_steps=50):
             "adam",
             {"b1": B1, "b2": B2, "eps": 0.0, "eps_root": EPS},
         ),
+        (
+            eosim.RMSProp(LR, B2, EPS, bias_correction=True, eps_inside=True),
+            "rmsprop",
+            {"decay": B2, "eps": EPS, "bias_correction": True},
+        ),
+        (
+            eosim.AdaGrad(LR, EPS, eps_inside=True),
+            "adagrad",
+            {"initial_accumulator_value": 0.0, "eps": EPS},
+        ),
+        (eosim.HeavyBall(LR, B1), "sgd", {"momentum": B1}),
+        (eosim.Nesterov(LR, B1), "sgd", {"momentum": B1, "nesterov": True}),
     ],
-    ids=["adam", "adamw", "amsgrad", "rmsprop_eps_inside", "rmsprop_corrected", "adam_eps_inside"],
+    ids=lambda value: type(value).__name__ if dataclasses.is_dataclass(value) else "",
 )
 def test_fifty_steps_equal_those_of_optax(rule, name, options):
     optax = pytest.importorskip("optax")
     path = optax_path(getattr(optax, name)(LR, **options), PROBLEM.gradient)
     np.testing.assert_allclose(apply(rule), path, rtol=0, atol=1e-10)
+
+
+def test_the_defaults_of_adam_are_those_of_optax():
+    optax = pytest.importorskip("optax")
+    path = optax_path(optax.adam(LR), PROBLEM.gradient)
+    np.testing.assert_allclose(apply(eosim.Adam(LR)), path, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (9, 2), (18,)])
@@ -597,6 +628,18 @@ def test_bias_correction_with_P_fixed_ends_below_the_threshold_but_starts_with_a
             "Adafactor: decay_exponent",
         ),
         (lambda: eosim.Adafactor(0.1, [(2, 2)]).init(np.zeros(3)), ValueError, "4 entries.*3"),
+        (
+            lambda: eosim.Adam(0.1, 0.9, 0.999, 1e-8, 0.01),
+            TypeError,
+            "Adam: bias_correction .* 0.01",
+        ),
+        (
+            lambda: eosim.RMSProp(0.1, eps_inside=1),
+            TypeError,
+            "RMSProp: eps_inside must be True or",
+        ),
+        (lambda: eosim.Padam(0.1, running_maximum="no"), TypeError, "Padam: running_maximum"),
+        (lambda: eosim.AMSGrad(0.1, bias_correction=0), TypeError, "AMSGrad: bias_correction"),
         (lambda: CoupledL2(eosim.Adam), TypeError, "must be an instance"),
         (lambda: CoupledL2(eosim.Adam(0.1), -1), ValueError, "CoupledL2: weight_decay"),
         (lambda: CoupledL2(eosim.DAL()), TypeError, "DAL.step asks for local derivatives"),
@@ -604,6 +647,7 @@ def test_bias_correction_with_P_fixed_ends_below_the_threshold_but_starts_with_a
         (lambda: Frozen(eosim.GradientDescent(0.1), [1, 0]), ValueError, "smallest entry is 0.0"),
         (lambda: Frozen(eosim.GradientDescent(0.1), [1, math.inf]), ValueError, "diagonal has 1"),
         (lambda: Frozen(0.1, 1.0), TypeError, "rule must have init, step"),
+        (lambda: Frozen(eosim.Adam(0.1), 1.0), TypeError, "Adam has a preconditioner.*linear"),
     ],
 )
 def test_a_wrong_argument_is_named_with_its_rule(build, error, message):
@@ -623,6 +667,9 @@ def test_freezing_needs_a_preconditioner_a_state_and_a_gradient():
         freeze(CoupledL2(eosim.HeavyBall(0.1)), fresh)
     with pytest.raises(TypeError, match="state must have rule_state, step"):
         freeze(adam, (1, 2))
+    other = eosim.run(bowl, eosim.AdaGrad(0.1), [1.0, 1.0], 3).final_state
+    with pytest.raises(ValueError, match="of a run with Adam, whose memory has length 3; got 1"):
+        freeze(CoupledL2(adam), other)
     idle = eosim.Quadratic(np.diag([1.0, 0.0]))  # the second parameter has no gradient
     bare = eosim.Adam(0.1, eps=0.0)
     with np.errstate(invalid="ignore"):

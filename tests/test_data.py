@@ -81,6 +81,14 @@ def test_npz_arrays_of_integers_are_classes_and_of_numbers_a_regression(tmp_path
     np.testing.assert_array_equal(from_npz(path, targets="pair").targets, IMAGES[:, :2, 0])
 
 
+def test_switches_are_the_numbers_0_and_1(tmp_path):
+    path = npz(tmp_path / "a.npz", x_train=np.eye(2) > 0, y_train=np.array([True, False]))
+    dataset = from_npz(path)
+    np.testing.assert_array_equal(dataset.inputs, np.eye(2))
+    np.testing.assert_array_equal(dataset.targets, [[0, 1], [1, 0]])
+    np.testing.assert_array_equal(dataset.labels, [1, 0])
+
+
 def test_cifar_files_are_read_one_after_the_other_with_ten_columns(write):
     one = write("data_batch_1.bin", RECORDS[:2].tobytes())
     two = write("data_batch_2.bin", RECORDS[2:].tobytes())
@@ -193,6 +201,16 @@ def test_a_broken_idx_file_of_images_is_refused(write, content, words):
         from_idx(write("images", content), write("labels", idx_bytes(labels)))
 
 
+@pytest.mark.parametrize("chunk", [1, 41, 42, 43])
+def test_files_are_read_in_chunks_of_any_size(write, labels, chunk, monkeypatch):
+    monkeypatch.setattr(eosim.data, "_CHUNK", chunk)
+    whole = idx_bytes(IMAGES)
+    dataset = from_idx(write("images", whole), labels)
+    np.testing.assert_array_equal(dataset.inputs, IMAGES.reshape(7, 6))
+    with pytest.raises(ValueError, match="it has more"):
+        from_idx(write("long", whole + b"\x00"), labels)
+
+
 def test_a_wrong_file_of_labels_is_refused(write, images):
     with pytest.raises(ValueError, match=r"labels must be one-dimensional integers.*images\?"):
         from_idx(images, images)
@@ -214,6 +232,21 @@ def test_a_wrong_file_of_labels_is_refused(write, images):
 def test_a_broken_cifar_file_is_refused(write, content, words):
     with pytest.raises(ValueError, match=words):
         from_cifar10(write("data_batch_1.bin", content))
+
+
+@pytest.mark.parametrize(
+    ("load", "name"),
+    [
+        (lambda file: from_idx(3, file), "images"),
+        (lambda file: from_idx(file, None), "labels"),
+        (lambda file: from_npz(3.5), "path"),
+        (lambda file: from_cifar10(3), "paths"),
+        (lambda file: from_cifar10([3]), "paths"),
+    ],
+)
+def test_what_is_no_path_is_named(images, load, name):
+    with pytest.raises(TypeError, match=f"^{name} must be a path, got"):
+        load(images)
 
 
 def test_a_pickle_is_never_loaded(tmp_path, write):
@@ -255,6 +288,11 @@ def test_a_broken_npz_file_is_refused(tmp_path, write):
         ({"x_train": np.ones((3, 2)), "y_train": 1j * np.ones(3)}, TypeError, "must be numbers"),
         ({"x_train": np.array([[1, np.nan]]), "y_train": np.ones(1)}, ValueError, "non-finite"),
         ({"x_train": np.ones((1, 2)), "y_train": np.array([np.inf])}, ValueError, "non-finite"),
+        (
+            {"x_train": np.ones((2, 2)), "y_train": np.array([1, 2**63], dtype=np.uint64)},
+            ValueError,
+            "labels must fit in 64 bits with a sign, got 9223372036854775808",
+        ),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, exception, words):
@@ -269,6 +307,8 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, exception, words):
         ({"n_samples": 6, "n_held_out": 2}, ValueError, "at most the 7 rows"),
         ({"n_held_out": 7}, ValueError, "with one row left to train on"),
         ({"n_held_out": -1}, ValueError, "n_held_out must be"),
+        ({"seed": -1}, ValueError, "seed must be an integer >= 0, got -1"),
+        ({"seed": "a"}, TypeError, "seed must be an integer >= 0, got 'a'"),
         ({"n_samples": 6, "classes": (0, 1)}, ValueError, "at most the 4 rows"),
         ({"scale": "max"}, ValueError, "scale must be one of 'none', 'block'"),
         ({"centre": "yes"}, TypeError, "centre must be True or False"),
@@ -283,6 +323,21 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, exception, words):
 def test_wrong_options_are_refused(images, labels, options, exception, words):
     with pytest.raises(exception, match=words):
         from_idx(images, labels, **options)
+
+
+@pytest.mark.parametrize("options", [{"centre": True}, {"scale": "features"}, {"scale": "block"}])
+def test_numbers_too_large_to_average_are_refused(tmp_path, options):
+    path = npz(tmp_path / "a.npz", x_train=np.array([[1e308], [1.1e308]]), y_train=np.ones(2))
+    with pytest.raises(
+        ValueError, match=r"inputs must be small enough to average.*a.npz.*1.1e\+308"
+    ):
+        from_npz(path, **options)
+
+
+def test_a_generator_permutes_the_rows_as_its_seed_does(images, labels):
+    one = from_idx(images, labels, seed=np.random.default_rng(5))
+    np.testing.assert_array_equal(one.inputs, from_idx(images, labels, seed=5).inputs)
+    assert "permuted by numpy.random.default_rng(the given generator)" in one.preprocessing
 
 
 def test_a_regression_has_no_classes(tmp_path):

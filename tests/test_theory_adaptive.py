@@ -7,13 +7,20 @@ import pytest
 import sympy as sp
 
 import eosim
-from eosim.optimizers import Frozen
-from theory import Refuted
-from theory.adaptive import claims
+import theory
+from eosim.optimizers import CoupledL2, Frozen
+from theory import Refuted, adaptive, averages
 from theory.linear_stability import derive
 
 OFF = sp.Rational(1001, 1000)
-CLAIMS = {claim.name: claim for claim in claims()}
+
+
+HOME = {claim.name: subject for subject in (adaptive, averages) for claim in subject.claims()}
+CLAIMS = {claim.name: claim for subject in (adaptive, averages) for claim in subject.claims()}
+
+
+def test_both_subjects_are_part_of_what_the_command_checks():
+    assert {adaptive.claims, averages.claims} <= set(theory._SUBJECTS)
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
@@ -27,7 +34,7 @@ def test_every_route_of_every_claim_holds(claim):
 
 def refuted(name, route="symbolic"):
     """Whether a route of the claim, built from the code as it is now, contradicts it."""
-    (claim,) = [claim for claim in claims() if claim.name == name]
+    (claim,) = [claim for claim in HOME[name].claims() if claim.name == name]
     try:
         claim.routes[route]()
     except Refuted:
@@ -40,23 +47,86 @@ RULES = {
     "adam": eosim.Adam,
     "adamw": eosim.AdamW,
     "nadam": eosim.NAdam,
+    "adam_l2": eosim.Adam,
     "parallel_ema": eosim.ParallelEMA,
     "cascaded_ema": eosim.CascadedEMA,
 }
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_a_wrong_closed_form_is_refuted(name, monkeypatch):
-    rule = RULES[name]
+def scale_threshold(monkeypatch, rule, factor):
+    """The closed form of a rule is off by a factor."""
     method = "critical_branches" if hasattr(rule, "critical_branches") else "critical_sharpness"
     correct = getattr(rule, method)
 
     def mutated(self):
         result = correct(self)
-        return tuple(OFF * b for b in result) if isinstance(result, tuple) else OFF * result
+        return tuple(factor * b for b in result) if isinstance(result, tuple) else factor * result
 
     monkeypatch.setattr(rule, method, mutated)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_wrong_closed_form_is_refuted(name, monkeypatch):
+    scale_threshold(monkeypatch, RULES[name], OFF)
     assert refuted(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "percent"), list(zip(RULES, [95, 105, 95, 105, 95, 105, 95], strict=True))
+)
+def test_the_numeric_routes_refute_a_threshold_that_is_five_percent_off(name, percent, monkeypatch):
+    scale_threshold(monkeypatch, RULES[name], sp.Rational(percent, 100))
+    assert refuted(name, "spectral")
+    assert refuted(name, "simulation")
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "route"),
+    [
+        ("adamw", "AdamW", "limit"),
+        ("frozen_preconditioner", "Adam", "simulation"),
+        ("frozen_preconditioner", "Adam", "rationals"),
+        ("cascaded_ema_pair", "CascadedEMA", "simulation"),
+        ("cascaded_ema_pair", "CascadedEMA", "rationals"),
+        ("parallel_ema_period_two", "ParallelEMA", "simulation"),
+        ("parallel_ema_period_two", "ParallelEMA", "rationals"),
+        ("ema_heavy_ball", "EMAMomentum", "rationals"),
+    ],
+)
+def test_the_other_routes_refute_it_too(name, rule, route, monkeypatch):
+    scale_threshold(monkeypatch, getattr(eosim, rule), 1.05)
+    assert refuted(name, route)
+
+
+@pytest.mark.parametrize("route", ["rationals", "simulation"])
+def test_wrong_limits_of_ringing_are_refuted(route, monkeypatch):
+    correct = eosim.EMAMomentum.step
+    monkeypatch.setattr(
+        eosim.EMAMomentum,
+        "step",
+        lambda self, theta, state, g: correct(self, theta, state, OFF * g),
+    )
+    assert refuted("ema_ringing", route)
+
+
+@pytest.mark.parametrize("kind", ["AMSGrad", "Padam", "Adafactor"])
+def test_a_wrong_step_on_arrays_is_refuted(kind, monkeypatch):
+    rule = getattr(eosim, kind)
+    correct = rule.step
+
+    def mutated(self, theta, state, gradient):
+        after, memory = correct(self, theta, state, gradient)
+        return after + (after - theta) / 1000, memory
+
+    monkeypatch.setattr(rule, "step", mutated)
+    assert refuted("preconditioned_step", "simulation")
+
+
+def test_decay_that_is_not_in_the_gradient_is_refuted(monkeypatch):
+    monkeypatch.setattr(
+        CoupledL2, "step", lambda self, theta, state, g: self.rule.step(theta, state, g)
+    )
+    assert refuted("adam_l2")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Sharpness along a run: of P^-1 H, and along the gradients of mini-batches."""
 
+import dataclasses
 import itertools
 import math
 
@@ -85,6 +86,17 @@ def test_a_large_negative_curvature_is_not_taken_for_the_top():
     problem, rule = eosim.Quadratic(symmetric(values)), eosim.GradientDescent(0.1)
     found = PreconditionedSharpness(1e-8)(problem, np.ones(100), rule=rule, state=())
     assert found.value == pytest.approx(2, abs=1e-5)
+
+
+@pytest.mark.parametrize("negative", [-1e2, -1e4, -1e8])
+def test_a_pair_is_accepted_by_its_own_size_however_large_the_negative_curvature(negative):
+    problem = eosim.Quadratic(symmetric(np.append(np.linspace(-1, 2, 99), negative)))
+    tracker = PreconditionedSharpness()
+    for _ in range(2):  # cold and warm
+        found = tracker(problem, np.ones(100), rule=eosim.GradientDescent(0.1), state=())
+        assert found.value == pytest.approx(2, abs=1e-6)
+        assert found.converged
+        assert found.residual <= 2e-4
 
 
 def test_last_and_next_preconditioner_differ_by_one_gradient():
@@ -197,10 +209,67 @@ def test_a_product_that_never_settles_is_not_called_converged():
     assert pair.value == pytest.approx(1, abs=1e-4)
 
 
+def test_a_measurement_that_is_not_converged_says_so_with_its_true_residual():
+    # Gaps of 1e-7 at the top: 400 products do not tell the eigenvalues apart to this tolerance.
+    values = 2 - np.linspace(0, 1, 3000) ** 2
+    problem = Counting(np.zeros((0, 0)))
+    problem.dim, problem.hvp = len(values), lambda theta, v: values * v
+    tracker, theta = PreconditionedSharpness(1e-12), np.zeros(len(values))
+    rule = CoupledL2(eosim.GradientDescent(0.5), 1.0)
+    found = tracker(problem, theta, rule=rule, state=())
+    assert not found.converged
+    vector = tracker._starts["preconditioned"]
+    residual = np.linalg.norm((values + 1) * vector - found.value * vector)
+    assert found.residual == pytest.approx(residual, rel=1e-6)
+    assert residual > 1e-12 * found.value
+    assert found.value == pytest.approx(3, abs=1e-3)
+    adaptive = eosim.AdaGrad(0.1)  # either of the two eigenvalues is enough
+    constant = (np.full(len(values), 4.0),)
+    assert not tracker(problem, theta, rule=adaptive, state=constant).converged
+
+
+@pytest.mark.parametrize("name", ["preconditioned", "plain"])
+def test_both_eigenvalues_must_converge(name, monkeypatch):
+    problem, theta = network()
+    theta, state = state_after(ADAM, problem, theta)
+    top = PreconditionedSharpness._top
+    monkeypatch.setattr(
+        PreconditionedSharpness,
+        "_top",
+        lambda self, which, *rest: top(self, which, *rest)._replace(converged=which != name),
+    )
+    assert not PreconditionedSharpness()(problem, theta, rule=ADAM, state=state).converged
+
+
+def test_small_problems_cost_no_products_and_large_ones_are_measured_by_them_alone():
+    rule, theta = eosim.GradientDescent(1.0), np.zeros(BASIS)
+    problem = Counting(np.diag(np.linspace(-3, 2, BASIS)))
+    problem.hessian = lambda theta: problem.matrix
+    assert PreconditionedSharpness()(problem, theta, rule=rule, state=()).value == pytest.approx(2)
+    assert problem.products == 0
+    problem = Counting(np.diag(np.linspace(-3, 2, BASIS + 1)))  # has no Hessian
+    found = PreconditionedSharpness(1e-9)(problem, np.zeros(BASIS + 1), rule=rule, state=())
+    assert found.value == pytest.approx(2)
+    assert 0 < problem.products <= 400
+
+
+def test_a_tracker_of_another_problem_is_refused():
+    tracker, rule = PreconditionedSharpness(), eosim.GradientDescent(1.0)
+    tracker(Counting(np.eye(50)), np.zeros(50), rule=rule, state=())
+    with pytest.raises(ValueError, match=r"theta has 60 entries.* one of 50; use one per run"):
+        tracker(Counting(np.eye(60)), np.zeros(60), rule=rule, state=())
+
+
 @pytest.mark.parametrize(
     "values",
-    [np.zeros(60), np.ones(60), np.linspace(-3, -1, 60), np.append(np.zeros(59), 1.0)],
-    ids=["zero", "identity", "negative", "rank_1"],
+    [
+        np.zeros(60),
+        np.ones(60),
+        np.linspace(-3, -1, 60),
+        np.append(np.zeros(59), 1.0),
+        np.append(np.linspace(-3, -1, 59), 0.0),
+    ],
+    ids=["zero", "identity", "negative", "rank_1", "negative_and_flat"],
 )
 def test_degenerate_spectra_are_measured(values):
     problem, rule = eosim.Quadratic(symmetric(values)), eosim.GradientDescent(0.5)
@@ -210,6 +279,15 @@ def test_degenerate_spectra_are_measured(values):
         assert found.value == pytest.approx(values.max(), abs=1e-7)
         assert found.ratio == pytest.approx(found.value / 4)
         assert found.converged
+
+
+def test_a_top_eigenvalue_of_zero_is_settled_at_rounding():
+    problem = Counting(symmetric(np.append(np.linspace(-3, -1, 59), 0.0)))
+    rule = eosim.GradientDescent(0.5)
+    found = PreconditionedSharpness()(problem, np.zeros(60), rule=rule, state=())
+    assert abs(found.value) < 1e-12
+    assert found.converged
+    assert problem.products < BASIS  # no share of 0 is above the residual: it would go on
 
 
 @pytest.mark.parametrize("dim", [2, BASIS + 1])
@@ -233,6 +311,7 @@ def test_a_rule_without_a_threshold_has_no_ratio():
     [
         (lambda: PreconditionedSharpness(0), ValueError, r"tolerance .* \(0, 1\)"),
         (lambda: PreconditionedSharpness(preconditioner="P"), ValueError, "'last', 'next'"),
+        (lambda: PreconditionedSharpness(sharpness="no"), TypeError, "sharpness must be True or"),
         (lambda: BatchSharpness(0), ValueError, "batch_size must be an integer >= 1"),
         (lambda: BatchSharpness(2.0), TypeError, "batch_size must be an integer"),
         (lambda: BatchSharpness(2, 1), ValueError, "n_batches must be an integer >= 2"),
@@ -331,7 +410,7 @@ class Product:
 def product_run(rule, state, n_steps, every=1):
     """Started with a second moment that is already at the edge."""
     start = eosim.run(Product(), rule, [1e-5, 20.0], 0, record={}).final_state
-    start = type(start)(start.theta, state, 0, 0.0, start.bound, None)
+    start = dataclasses.replace(start, rule_state=state)
     tracked = {"edge": PreconditionedSharpness(sharpness=False)}
     return eosim.run(Product(), rule, None, n_steps, state=start, record=tracked, every=every)
 

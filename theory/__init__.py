@@ -8,6 +8,7 @@ from collections.abc import Callable
 from theory import (
     adaptive,
     alignment,
+    averages,
     catapult,
     dual_kernels,
     linear_stability,
@@ -28,6 +29,7 @@ __all__ = ["Claim", "Kind", "Refuted", "Verdict", "claims"]
 _SUBJECTS: tuple[Callable[[], list[Claim]], ...] = (
     linear_stability.claims,
     adaptive.claims,
+    averages.claims,
     modified_flows.claims,
     principal_flow.claims,
     step_sizes.claims,

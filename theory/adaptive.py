@@ -20,9 +20,9 @@ import sympy as sp
 
 import eosim
 from eosim._checks import Interval
-from eosim.optimizers import Frozen
+from eosim.optimizers import CoupledL2, Frozen
 from theory.catapult import identity
-from theory.claim import Claim, Refuted, require_zero
+from theory.claim import Claim, Refuted, Step, require_zero
 from theory.linear_stability import CURVATURE, Z, derive, threshold_claim
 
 _COHEN = "Cohen et al. 2022, arXiv 2207.14484"
@@ -37,6 +37,11 @@ t = sp.Symbol("t", integer=True, positive=True)
 def _exact(expression: Any) -> sp.Expr:
     """With the floats of a step, such as the power 0.5, as rationals."""
     return sp.nsimplify(expression, rational=True)
+
+
+def equation(left: Any, right: Any) -> sp.Eq:
+    """Left = right, left as it is where it could be evaluated."""
+    return sp.Eq(left, right, evaluate=False)
 
 
 def at_numbers(differences: Callable[[], Mapping[str, sp.Expr]]) -> Callable[[], str]:
@@ -95,6 +100,7 @@ def _frozen_claim(
     kind: type,
     hyperparameters: Sequence[str],
     source: str,
+    base: type = _FrozenRule,
     **within: tuple[float, float],
 ) -> Claim:
     """The threshold of a rule with P frozen; those of ``within`` range over that box."""
@@ -103,7 +109,7 @@ def _frozen_claim(
     rule = make_dataclass(
         f"Frozen{kind.__name__}",
         entries,
-        bases=(_FrozenRule,),
+        bases=(base,),
         namespace={"kind": kind},
         frozen=True,
     )
@@ -168,116 +174,28 @@ def _nadam() -> Claim:
     return _frozen_claim("nadam", eosim.NAdam, ["lr", "beta1"], _COHEN)
 
 
-# --- averages in a row and side by side ----------------------------------------------------------
+class _CoupledAdam(_FrozenRule):
+    """Adam on the gradient plus weight_decay * theta, with P frozen."""
+
+    kind = eosim.Adam
+
+    @property
+    def frozen(self) -> Any:
+        linear = eosim.EMAMomentum(self.lr, self.beta1)  # type: ignore[attr-defined]
+        return CoupledL2(Frozen(linear, self.P), self.weight_decay)  # type: ignore[attr-defined]
+
+    def critical_sharpness(self) -> Any:
+        """Of H: the decay adds to every curvature."""
+        edge = eosim.Adam(self.lr, self.beta1).critical_sharpness()  # type: ignore[attr-defined]
+        return self.P * edge - self.weight_decay  # type: ignore[attr-defined]
 
 
-def _cascade_pair() -> Claim:
-    """Where the cascade loses stability by a complex pair, and for which equal poles it does."""
-
-    def differences() -> dict[str, sp.Expr]:
-        derivation = derive(eosim.CascadedEMA)
-        rate, first, second = (derivation.symbols[key] for key in ("lr", "beta1", "beta2"))
-        q, s = first * second, first + second
-        period_two, pair = eosim.CascadedEMA(rate, first, second).critical_branches()
-        K = rate * pair * (1 - first) * (1 - second)
-        cosine = (1 + s - q - K) / 2
-        critical = derivation.polynomial.as_expr().subs(CURVATURE, pair)
-        inner = derivation.conditions["complex pair"]
-        scale = rate * CURVATURE * (1 - first) * (1 - second)
-        equal = sp.together((period_two - pair).subs(second, first) * rate)
-        return {
-            "inner determinant": inner - ((1 - q) * (1 - first) * (1 - second) - q * scale),
-            "factors at the pair: third root q, angle w with cos w = (1 + s - q - K)/2": critical
-            - (Z - q) * (Z**2 - 2 * cosine * Z + 1),
-            "branches at equal poles, z = -1 less pair": equal
-            - (1 + first) * (3 * first - 1) * (1 + first**2) / (first**2 * (1 - first) ** 2),
-        }
-
-    def simulation() -> str:
-        generator = np.random.default_rng(3)
-        for _ in range(_COUNT):
-            first, second = generator.uniform(0.4, 0.9, 2)
-            rule = eosim.CascadedEMA(1.0, first, second)
-            curvature = rule.critical_sharpness()
-            drift, response = eosim.stability.linear.linearised(rule)
-            drift[:, 0] += curvature * response
-            roots = np.linalg.eigvals(drift)
-            K = curvature * (1 - first) * (1 - second)
-            cosine = (1 + first + second - first * second - K) / 2
-            expected = [
-                first * second,
-                *(cosine + 1j * sign * math.sqrt(1 - cosine**2) for sign in (1, -1)),
-            ]
-            distance = max(np.abs(roots - root).min() for root in expected)
-            if distance > 1e-10:
-                raise Refuted(f"roots of {rule} at its threshold are {roots}, not {expected}")
-        return f"eigenvalues of {_COUNT} shipped cascades at their thresholds"
-
-    q, cosine, K, s = sp.symbols("q cos(w) K s")
-    return identity(
-        "cascaded_ema_pair",
-        sp.Eq(cosine, (1 + s - q - K) / 2, evaluate=False),
-        differences,
-        "third root q; equal poles change branch where (3 beta - 1)(1 + beta^2) = 0: at 1/3 alone",
-        ["q = beta1 beta2, s = beta1 + beta2, K = (1 - q)(1 - beta1)(1 - beta2)/q"],
-        simulation,
-    )
-
-
-def _parallel_period_two() -> Claim:
-    """Mixtures in parallel lose stability at z = -1 and nowhere else."""
-    w = sp.Symbol("w", real=True)
-    poles = sp.symbols("beta1 beta2", positive=True)
-    weights = (1 - sp.Symbol("nu", positive=True), sp.Symbol("nu", positive=True))
-
-    def differences() -> dict[str, sp.Expr]:
-        derivation = derive(eosim.ParallelEMA)
-        named = dict(zip(derivation.symbols.values(), (lr, *poles, weights[1]), strict=True))
-        affine = sp.Poly(derivation.polynomial.as_expr().subs(named), CURVATURE)
-        slope, free = affine.all_coeffs()  # p(z) + lambda q(z): 1/lambda = -q/p on a root
-        terms = [
-            weight * (1 - pole) / ((1 - Z) * (1 - pole / Z))
-            for weight, pole in zip(weights, poles, strict=True)
-        ]
-        pole = poles[0]
-        on_circle = ((1 - Z) * (1 - pole / Z)).subs(Z, sp.cos(w) + sp.I * sp.sin(w))
-        parts = (1 + pole) * (1 - sp.cos(w)) - sp.I * (1 - pole) * sp.sin(w)
-        at_minus_one = sum(term.subs(Z, -1) for term in terms)
-        return {
-            "1/lambda on a root z": -slope / free - lr * sum(terms),
-            "(1 - z)(1 - b/z) on the circle": sp.simplify(on_circle - parts),
-            "threshold at z = -1": lr * at_minus_one
-            - 1 / eosim.ParallelEMA(lr, poles[0], poles[1], weights[1]).critical_sharpness(),
-        }
-
-    def numbers() -> str:
-        generator = np.random.default_rng(4)
-        angles = np.linspace(0, np.pi, 400)[1:-1]
-        circle = np.exp(1j * angles)
-        for _ in range(_COUNT):
-            count = generator.integers(1, 6)
-            shares, filters = generator.uniform(0, 1, (2, count))
-            reciprocal = sum(
-                share * (1 - pole) / ((1 - circle) * (1 - pole / circle))
-                for share, pole in zip(shares, filters, strict=True)
-            )
-            if not (reciprocal.imag > 0).all():
-                raise Refuted(f"weights {shares}, poles {filters} cross the circle off z = -1")
-        return f"{_COUNT} mixtures of up to five averages: Im(1/lambda) > 0 for 0 < w < pi"
-
-    squares = [(1 + p) ** 2 * (1 - sp.cos(w)) ** 2 + (1 - p) ** 2 * sp.sin(w) ** 2 for p in poles]
-    imaginary = sum(
-        weight * (1 - pole) ** 2 * sp.sin(w) / square
-        for weight, pole, square in zip(weights, poles, squares, strict=True)
-    )
-    claim = identity(
-        "parallel_ema_period_two",
-        sp.Eq(sp.Symbol("Im(1/lambda)"), lr * imaginary, evaluate=False),
-        differences,
-        "every term has a positive imaginary part for 0 < w < pi: real at z = -1 only",
-        ["z = exp(i w)", "0 < beta1, beta2 < 1", "0 <= nu <= 1"],
-    )
-    return replace(claim, routes={**claim.routes, "numbers": numbers})
+def _adam_l2() -> Claim:
+    # In this box the decay alone is stable: lr * weight_decay < 2 P.
+    return _frozen_claim(
+        "adam_l2", eosim.Adam, ["lr", "beta1", "weight_decay"], f"{_COHEN}, with H + gamma I for H",
+        base=_CoupledAdam, lr=(0, 1), weight_decay=(0, 1), P=(1, math.inf),
+    )  # fmt: skip
 
 
 # --- steps ---------------------------------------------------------------------------------------
@@ -315,16 +233,52 @@ def _preconditioned_step() -> Claim:
                 found[f"{name}: buffer"] = _exact(ours / divisor - theirs)
         return found
 
+    def simulation() -> str:
+        generator, count = np.random.default_rng(7), 0
+        rules: list[Any] = [
+            *(eosim.AMSGrad(0.1, maximum=maximum) for maximum in ("raw", "corrected")),
+            eosim.Padam(0.1, running_maximum=True),
+            eosim.Adafactor(0.1, [(2, 3)], beta1=0.9),
+        ]
+        for rule in rules:
+            theta = generator.standard_normal(6)
+            state = rule.init(theta)
+            for gradient in generator.standard_normal((_COUNT, 6)):
+                after, new = rule.step(theta, state, gradient)
+                divisor = rule.preconditioner(new)
+                buffers = tuple(buffer / divisor for buffer in rule.buffers(state))
+                expected, _ = Frozen(rule.linear(), divisor).step(theta, buffers, gradient)
+                if np.abs(after - expected).max() > 1e-12:
+                    raise Refuted(f"a step of {rule} is not that of {rule.linear()} on g/P")
+                theta, state, count = after, new, count + 1
+        return f"{count} steps of AMSGrad, Padam and Adafactor on arrays"
+
+    def derivation() -> list[Step]:
+        steps = []
+        for name, (rule, memory) in _rules().items():
+            _, new = rule.step(x, memory, g)
+            buffers = tuple(buffer / P for buffer in rule.buffers(memory))
+            after, _ = Frozen(rule.linear(), P).step(x, buffers, g)
+            steps.append(
+                Step(f"{name}: P after the step", equation(P, _exact(rule.preconditioner(new))))
+            )
+            steps.append(Step("and the step", equation(sp.Symbol("theta'"), sp.collect(after, lr))))
+        return steps
+
     claim = identity(
         "preconditioned_step",
-        sp.Eq(sp.Symbol("theta'"), x - lr * sp.Symbol("Q") * g / P, evaluate=False),
+        equation(sp.Symbol("theta'"), x - lr * sp.Symbol("Q") * g / P),
         differences,
         "Adam, AdamW, NAdam, Padam, RMSProp, AdaGrad: the linear rule Q on g/P, buffers over P",
         ["P = preconditioner(state) after the step", "any memory, any t >= 1"],
         source=_COHEN,
     )
-    routes = {"symbolic": claim.routes["symbolic"], "numbers": at_numbers(differences)}
-    return replace(claim, routes=routes)
+    routes = {
+        "symbolic": claim.routes["symbolic"],
+        "numbers": at_numbers(differences),
+        "simulation": simulation,
+    }
+    return replace(claim, derivation=derivation, routes=routes)
 
 
 def _bias_correction() -> Claim:
@@ -342,12 +296,22 @@ def _bias_correction() -> Claim:
             "eta m/P": lr * first / divisor - published,
         }
 
+    def derivation() -> list[Step]:
+        rule = eosim.Adam(lr, b, b2, eps)
+        after, state = rule.step(x, (m, nu, t - 1), g)
+        return [
+            Step("published: eta mhat/(sqrt(nuhat) + eps)", published),
+            Step("the shipped P after step t", equation(P, _exact(rule.preconditioner(state)))),
+            Step(
+                "the shipped step is eta m/P", equation(x - sp.Symbol("theta'"), _exact(x - after))
+            ),
+        ]
+
     claim = identity(
         "adam_bias_correction",
-        sp.Eq(
+        equation(
             lr * sp.Symbol("mhat") / (sp.sqrt(sp.Symbol("nuhat")) + eps),
             lr * m / ((1 - b**t) * (sp.sqrt(nu / (1 - b2**t)) + eps)),
-            evaluate=False,
         ),
         differences,
         "the factor 1/(1 - beta1^t) of the average moves into P",
@@ -355,7 +319,7 @@ def _bias_correction() -> Claim:
         source="Kingma & Ba 2015, algorithm 1",
     )
     routes = {"symbolic": claim.routes["symbolic"], "numbers": at_numbers(differences)}
-    return replace(claim, routes=routes)
+    return replace(claim, derivation=derivation, routes=routes)
 
 
 def _frozen_preconditioner() -> Claim:
@@ -387,13 +351,37 @@ def _frozen_preconditioner() -> Claim:
                 found[f"{name}: coordinate {i + 1}"] = sp.expand(root * theta - moved)
                 for ours, theirs in zip(state, scaled_state, strict=True):
                     found[f"{name}: buffer {i + 1}"] = sp.expand(root * ours - theirs)
-        polynomial = derive(eosim.EMAMomentum)
-        rate, beta = polynomial.symbols["lr"], polynomial.symbols["momentum"]
+        average = derive(eosim.EMAMomentum)
+        rate, beta = average.symbols["lr"], average.symbols["momentum"]
+        polynomial = average.polynomial.as_expr()
         # negative at a negative curvature, so that a real root lies beyond z = 1
         found["a saddle grows at every lr: p(1)"] = (
-            polynomial.polynomial.eval(1) - (1 - beta) * rate * CURVATURE
+            polynomial.subs(Z, 1) - (1 - beta) * rate * CURVATURE
+        )
+        found["a flat direction is marginal: p at 0"] = sp.expand(
+            polynomial.subs(CURVATURE, 0) - (Z - 1) * (Z - beta)
+        )
+        edge = eosim.Adam(rate, beta).critical_sharpness()
+        found["a bounded 2-cycle at the edge: p there"] = sp.expand(
+            sp.simplify(polynomial.subs(CURVATURE, edge)) - (Z + 1) * (Z + beta)
         )
         return found
+
+    def derivation() -> list[Step]:
+        scaled = sp.Matrix(2, 2, lambda i, j: hessian[i, j] / (roots[i] * roots[j]))
+        theta, _ = Frozen(eosim.Adam(lr, b).linear(), roots[0] ** 2).step(x, (m,), g)
+        average = derive(eosim.EMAMomentum)
+        polynomial = average.polynomial.as_expr().subs(average.symbols["momentum"], b)
+        edge = eosim.Adam(average.symbols["lr"], b).critical_sharpness()
+        return [
+            Step("P^(-1/2) H P^(-1/2), with P = diag(r1^2, r2^2)", scaled),
+            Step("a coordinate y = r1 x of Adam's step, with the gradient g/r1 in y",
+                 sp.expand(roots[0] * theta)),
+            Step("a mode of that matrix: characteristic polynomial", sp.collect(polynomial, Z)),
+            Step("at the edge, a bounded 2-cycle", sp.factor(polynomial.subs(CURVATURE, edge))),
+            Step("at curvature 0, marginal", sp.factor(polynomial.subs(CURVATURE, 0))),
+            Step("at z = 1, negative at a saddle: it grows", sp.factor(polynomial.subs(Z, 1))),
+        ]  # fmt: skip
 
     def simulation() -> str:
         generator = np.random.default_rng(0)
@@ -413,117 +401,30 @@ def _frozen_preconditioner() -> Claim:
                     raise Refuted(f"the top mode at {share} of 38/lr goes the wrong way")
         return "4 random quadratics with log-normal P: top mode shrinks at 0.99, grows at 1.01 of 38/lr"
 
-    edge = eosim.Adam(lr, b).critical_sharpness()
-    return identity(
+    claim = identity(
         "frozen_preconditioner",
-        sp.Eq(sp.Symbol("lambda_max(P^{-1} H)"), edge, evaluate=False),
+        equation(sp.Symbol("lambda_max"), eosim.Adam(lr, b).critical_sharpness()),
         differences,
         "every step commutes with y = P^(1/2) x, so each mode of P^(-1/2) H P^(-1/2) is by itself",
         [
-            "L = theta' H theta/2, P > 0 diagonal and fixed",
+            "lambda_max of P^-1 H; L = theta' H theta/2, P > 0 diagonal and fixed",
             "the edge of Adam; other rules likewise",
         ],
         simulation,
         source=_COHEN,
     )
-
-
-# --- averages and heavy ball ---------------------------------------------------------------------
-
-
-def _ema_heavy_ball() -> Claim:
-    """An averaged gradient is heavy ball at the rate (1 - beta) lr; without momentum all are one."""
-
-    def differences() -> dict[str, sp.Expr]:
-        average, ball = eosim.EMAMomentum(lr, b), eosim.HeavyBall((1 - b) * lr, b)
-        theta, (buffer,) = average.step(x, (m,), g)
-        expected, (velocity,) = ball.step(x, (m / (1 - b),), g)
-        without = {
-            "heavy ball": eosim.HeavyBall(lr, b).critical_sharpness(),
-            "Nesterov": eosim.Nesterov(lr, b).critical_sharpness(),
-            "average": average.critical_sharpness(),
-            "NAdam": eosim.NAdam(lr, b).critical_sharpness(),
-            "quasi-hyperbolic": eosim.QuasiHyperbolic(lr, b, nu).critical_branches()[0],
-            "in parallel": eosim.ParallelEMA(lr, b, b, nu).critical_sharpness(),
-            "in a row": eosim.CascadedEMA(lr, b, b).critical_branches()[0],
-        }
-        return {
-            "theta": theta - expected,
-            "buffer": buffer - (1 - b) * velocity,
-            "thresholds": average.critical_sharpness() - ball.critical_sharpness(),
-            **{
-                f"{name} at beta = 0": sp.simplify(threshold.subs(b, 0) - 2 / lr)
-                for name, threshold in without.items()
-            },
-        }
-
-    return identity(
-        "ema_heavy_ball",
-        sp.Eq(sp.Symbol("eta_HB"), (1 - b) * lr, evaluate=False),
-        differences,
-        "the same iterates with v = m/(1 - beta); every threshold is 2/eta without momentum",
-        ["EMAMomentum(eta, beta) against HeavyBall(eta_HB, beta)"],
-    )
-
-
-def _ringing() -> Claim:
-    """Where the modes of an averaged gradient start and end to oscillate smoothly."""
-    root = sp.Symbol("r", positive=True)  # sqrt(beta)
-    k = sp.Symbol("k", positive=True)
-    lower, upper = (1 - root) / (1 + root), (1 + root) / (1 - root)
-
-    def differences() -> dict[str, sp.Expr]:
-        derivation = derive(eosim.EMAMomentum)
-        rate, beta = derivation.symbols["lr"], derivation.symbols["momentum"]
-        polynomial = sp.Poly(
-            derivation.polynomial.as_expr().subs({CURVATURE: k / rate, beta: root**2}), Z
-        )
-        return {
-            "discriminant": polynomial.discriminant()
-            - (1 - root**2) ** 2 * (k - lower) * (k - upper),
-            "squared modulus of a complex pair": polynomial.nth(0) - root**2,
-            "the limits are reciprocal": lower * upper - 1,
-        }
-
-    def simulation() -> str:
-        drift, response = eosim.stability.linear.linearised(eosim.EMAMomentum(1.0, 0.9))
-        limits = [float(limit.subs(root, sp.sqrt(sp.Rational(9, 10)))) for limit in (lower, upper)]
-        for limit, inside in zip(limits, (1, -1), strict=True):
-            for side in (-1, 1):
-                matrix = drift.copy()
-                matrix[:, 0] += limit * (1 + 1e-4 * side) * response
-                rings = bool(np.abs(np.linalg.eigvals(matrix).imag).max() > 0)
-                if rings != (side == inside):
-                    raise Refuted(
-                        f"at {1 + 1e-4 * side} of {limit:.5g} the pair is real: {not rings}"
-                    )
-        return f"eigenvalues turn complex at k = {limits[0]:.5f} and real at {limits[1]:.3f}, beta = 0.9"
-
-    beta = sp.Symbol("beta", positive=True)
-    return identity(
-        "ema_ringing",
-        sp.Eq(k, (1 - sp.sqrt(beta)) / (1 + sp.sqrt(beta)), evaluate=False),
-        differences,
-        "a complex pair of modulus sqrt(beta) between the limit and its inverse, real roots outside",
-        ["k = eta lambda", "EMAMomentum; r = sqrt(beta)"],
-        simulation,
-    )
+    return replace(claim, derivation=derivation)
 
 
 def claims() -> list[Claim]:
-    """Thresholds with P frozen, of averages in a row and side by side, and what a step is made of."""
+    """Thresholds with P frozen, and what a step is made of."""
     return [
         _rmsprop(),
         _adam(),
         _adamw(),
         _nadam(),
-        threshold_claim("parallel_ema", eosim.ParallelEMA, "derived here"),
-        threshold_claim("cascaded_ema", eosim.CascadedEMA, "derived here"),
-        _cascade_pair(),
-        _parallel_period_two(),
+        _adam_l2(),
         _preconditioned_step(),
         _bias_correction(),
         _frozen_preconditioner(),
-        _ema_heavy_ball(),
-        _ringing(),
     ]

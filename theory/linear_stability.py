@@ -27,7 +27,7 @@ CURVATURE = sp.Symbol("lambda", positive=True)
 THRESHOLD = sp.Symbol("lambda_c", positive=True)
 Z = sp.Symbol("z")
 
-_NAMES = {"lr": "eta", "momentum": "beta"}  # the literature's symbols
+_NAMES = {"lr": "eta", "momentum": "beta", "weight_decay": "gamma"}  # the literature's symbols
 _SAMPLES = 24  # random points of a spectral route; our choice: half a second a rule
 _RUNS = 3  # random points of a simulation route
 _OFFSET = sp.Rational(1, 100)  # how far beside the threshold the two sides are tested

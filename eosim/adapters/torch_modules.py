@@ -91,14 +91,14 @@ def from_torch(
 
 
 @contextmanager
-def _settings(torch: Any, gradients: bool = True) -> Iterator[None]:
+def _settings(torch: Any) -> Iterator[None]:
     """What a call needs, whatever the caller has set; all of it is undone at the end."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with (
         _ATTENTION,
         torch.inference_mode(False),
-        torch.set_grad_enabled(gradients),
+        torch.enable_grad(),  # also for values: a module may differentiate inside
         sdpa_kernel(SDPBackend.MATH),
     ):
         yield
@@ -189,7 +189,7 @@ class _TorchBackend:
         return self.loss(theta, batch)
 
     def loss(self, theta: Array, batch: Array | None) -> float:
-        with _settings(self._torch, gradients=False):
+        with _settings(self._torch):
             return self._value(self._torch.from_numpy(theta), batch).item()
 
     def gradient(self, theta: Array, batch: Array | None) -> Array:
@@ -224,12 +224,12 @@ class _TorchBackend:
 
     def outputs(self, theta: Array, inputs: Any) -> Array:
         rows = self._inputs if inputs is None else self._arguments(inputs)
-        with _settings(self._torch, gradients=False):
+        with _settings(self._torch):
             return self._output(self._torch.from_numpy(theta), rows).numpy()
 
     def residuals(self, theta: Array, batch: Array | None) -> Array:
         rows, targets = self._rows(batch)
-        with _settings(self._torch, gradients=False):
+        with _settings(self._torch):
             outputs = self._output(self._torch.from_numpy(theta), rows)
             return (outputs.reshape(targets.shape) - targets).numpy()
 
