@@ -295,6 +295,8 @@ def run_ensemble(
     n_replicas = integer("n_replicas", n_replicas, minimum=1)
     sampling = choice("sampling", sampling, SCHEMES)
     method = choice("method", method, METHODS)
+    if shared_batches not in (True, False):
+        raise TypeError(f"shared_batches must be True or False, got {shared_batches!r}")
     threads = available_threads() if threads is None else integer("threads", threads, minimum=1)
     rules, rates = _rules(rules)
     sizes = _batch_sizes(problem, batch_sizes)
@@ -307,8 +309,8 @@ def run_ensemble(
     if None in memories and (method in ("residual", "parameter") or residuals0 is not None):
         raise ValueError(
             f"{'residuals0' if residuals0 is not None else f'method {method!r}'} needs a problem that "
-            "is linear in theta with one output, rules of linear memory of eosim.optimizers, and no "
-            f"record but the loss; got {type(problem).__name__} with "
+            "is linear in theta with one output, rules of linear memory of eosim.optimizers, no "
+            f"record but the loss, and no method 'generic'; got {type(problem).__name__} with "
             f"{', '.join(type(rule).__name__ for rule in rules)}"
         )
     theta0, residuals0 = _starts(problem, theta0, residuals0, n_replicas, method, keep)
@@ -466,6 +468,8 @@ def _batch_sizes(problem: Any, batch_sizes: Any) -> tuple[int | None, ...]:
 def _keep(problem: Any, keep: Any) -> tuple[str, ...]:
     if isinstance(keep, str):
         keep = (keep,)
+    if not isinstance(keep, (list, tuple)):
+        raise TypeError(f"keep must be a sequence of names, got {keep!r}")
     chosen = tuple(choice("keep", name, _KEPT) for name in keep)
     if "residuals" in chosen and not hasattr(problem, "residuals"):
         raise TypeError(

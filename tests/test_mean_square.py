@@ -266,3 +266,13 @@ def test_tangent_kernels_of_problem_matrix_and_spectrum_agree():
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e150, 1e300])
+def test_thresholds_have_no_unit(scale):
+    matrix = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.2], [0.0, 0.2, 3.0]])
+    one, other = TangentKernel.from_matrix(matrix), TangentKernel.from_matrix(scale * matrix)
+    assert critical_lr(other, 1) * scale == pytest.approx(critical_lr(one, 1), rel=1e-12)
+    assert generalised_sharpness(other, 1) / scale == pytest.approx(
+        generalised_sharpness(one, 1), rel=1e-12
+    )

@@ -42,6 +42,17 @@ def energies(kernel: Any, residuals: Any) -> Energies:
     return Energies(modes, max(0.0, float(e @ e) - float(modes.sum())))
 
 
+def as_energies(kernel: TangentKernel, initial: Any) -> Energies:
+    """`Energies` checked, or those of residuals."""
+    if not isinstance(initial, Energies):
+        return energies(kernel, initial)
+    modes = float_array("initial.modes", initial.modes, shape=kernel.eigenvalues.shape)
+    if (modes < 0).any():
+        raise ValueError(f"initial.modes must hold no negative energies, got {modes.min()!s}")
+    domain = Interval(0, math.inf, lower_closed=True)
+    return Energies(modes, real_number("initial.outside", initial.outside, domain))
+
+
 def mode_moments(
     p: Any, c: Any, q: Any, x: Any, momentum: Any, source: Any
 ) -> tuple[Any, Any, Any]:
@@ -171,8 +182,9 @@ class DiagonalClosure:
     def _squares(self) -> Array:
         """The diagonal blocks that each mode has on each sample: V_ma^2 for one output; (r, n k k)."""
         ntk: TangentKernel = self.kernel
-        V = ntk.vectors().reshape(ntk.n_samples, ntk.n_outputs, -1)
-        return np.einsum("nia,nja->anij", V, V).reshape(V.shape[-1], -1)
+        n, k, r = ntk.n_samples, ntk.n_outputs, len(ntk.eigenvalues)
+        V = ntk.vectors().reshape(n, k, r)
+        return np.einsum("nia,nja->anij", V, V).reshape(r, n * k * k)
 
     @cached_property
     def _spread_matrix(self) -> Array:
@@ -189,12 +201,7 @@ class DiagonalClosure:
         return float(p.sum()) / self.kernel.n_outputs
 
     def _energies(self, initial: Any) -> Energies:
-        if not isinstance(initial, Energies):
-            return energies(self.kernel, initial)
-        modes = float_array("initial.modes", initial.modes, shape=self._x.shape)
-        if (modes < 0).any() or initial.outside < 0:
-            raise ValueError("initial must hold no negative energies")
-        return Energies(modes, float(initial.outside))
+        return as_energies(self.kernel, initial)
 
     def _outside(self, initial: Any) -> Any:
         """n times the energy outside the range that each mode meets on the samples."""

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from eosim._checks import Array, Interval, float_array, integer, real_number
-from eosim.moments.closures import Energies, energies
+from eosim.moments.closures import as_energies
 from eosim.sampling import batch_moments
 from eosim.stability.tangent_kernel import as_kernel
 
@@ -52,7 +52,7 @@ class HomogenizedSGD:
 
     def march(self, initial: Any, steps: Array) -> Iterator[dict[str, Any]]:
         ntk = self.kernel
-        start = initial if isinstance(initial, Energies) else energies(ntk, initial)
+        start = as_energies(ntk, initial)
         kappa = batch_moments(ntk.n_samples, self.batch_size, self.sampling).noise
         x = self.lr * ntk.eigenvalues
         totals = _totals(2 * x, kappa * x**2 / ntk.n_outputs, start.modes, start.outside, steps)
@@ -123,7 +123,10 @@ class StreamingSGD:
     def march(self, initial: Any, steps: Array) -> Iterator[dict[str, Any]]:
         """``initial``: the squared errors :math:`E u_a^2` (d,) in the eigenbasis of H."""
         lam = self.eigenvalues
-        modes = lam * float_array("initial", initial, shape=lam.shape) / 2
+        squares = float_array("initial", initial, shape=lam.shape)
+        if (squares < 0).any():
+            raise ValueError(f"initial must hold no negative squares, got {squares.min()!s}")
+        modes = lam * squares / 2
         feed = self.lr**2 / self.batch_size * lam**2
         for total in _totals(2 * self.lr * lam, feed, modes, self.label_noise / 2, steps):
             yield {"loss": total}
@@ -134,6 +137,9 @@ def _totals(
 ) -> Iterator[float]:
     """sum p + c at the times, for p' = -decay p + feed (sum p + c): symmetric in p / sqrt(feed)."""
     root = np.sqrt(feed)
+    if not root.any():  # no noise: every mode decays by itself
+        yield from (float(modes @ np.exp(-decay * time)) + constant for time in times)
+        return
     rates, vectors = eigh(np.outer(root, root) - np.diag(decay))
     weight = vectors.T @ root
     first = vectors.T @ (modes / root)

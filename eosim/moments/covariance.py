@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eosim._checks import Array, Interval, float_array, real_number
+from eosim._checks import Array, Interval, float_array, real_number, symmetric_matrix
 from eosim.sampling import BatchMoments, batch_moments
 from eosim.stability.tangent_kernel import TangentKernel, as_kernel
 
@@ -88,7 +88,12 @@ class Covariance:
         n, k = self.kernel.n_samples, self.kernel.n_outputs
         array = float_array("initial", initial)
         if array.shape == (n * k, n * k) and (k > 1 or n > 1):
-            second = (array + array.T) / 2
+            second = symmetric_matrix("initial", array)
+            lowest, *_, highest = np.linalg.eigvalsh(second)
+            if lowest < -1e-9 * highest:
+                raise ValueError(
+                    f"initial must have no negative eigenvalue to be a second moment, got {lowest!s}"
+                )
         elif array.shape in ((n * k,), (n, k)):
             second = np.outer(array, array)
         else:

@@ -43,7 +43,8 @@ def predict(model: AveragedModel, initial: Any, n_steps: Any, *, every: int = 1)
     -------
     Trajectory
         Without theta. DIVERGED, with ``stop_step`` the first recorded step beyond, where the loss is
-        non-finite or above 1e30 times its start.
+        non-finite or above 1e30 times its start; if that is the first step asked for, the start is
+        the only record.
 
     Raises
     ------
@@ -59,7 +60,8 @@ def predict(model: AveragedModel, initial: Any, n_steps: Any, *, every: int = 1)
     """
     interface("model", model, ("lr", "march"))
     every = integer("every", every, minimum=1)
-    steps = _steps(n_steps, every)
+    asked = _steps(n_steps, every)
+    steps = np.union1d(0, asked)  # the start is what a divergence is measured by
     rows: list[dict[str, Any]] = []
     status, stop_step = Status.COMPLETED, None
     message = f"completed: averaged over {int(steps[-1])} steps"
@@ -75,7 +77,8 @@ def predict(model: AveragedModel, initial: Any, n_steps: Any, *, every: int = 1)
                 )
                 break
             rows.append(row)
-    steps = steps[: len(rows)]
+    first = 0 if asked[0] == 0 or len(rows) == 1 else 1
+    steps, rows = steps[first : len(rows)], rows[first:]
     return Trajectory(
         t=steps * model.lr,
         step=steps,

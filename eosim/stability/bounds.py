@@ -273,6 +273,8 @@ def one_step_rates(
     Parameters and errors are those of `lr_bounds`.
     """
     ntk = as_kernel(kernel)
+    if ntk.largest == 0:
+        raise ValueError("kernel must not be zero: no residual moves")
     ends = np.linalg.eigvalsh(one_step_matrix(ntk, lr, batch_size, sampling=sampling))[[0, -1]]
     kept, noise = batch_moments(ntk.n_samples, batch_size, sampling)
     band = alignment_band(ntk, centred=kept != 1)

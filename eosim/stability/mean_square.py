@@ -258,10 +258,10 @@ def generalised_sharpness(
     Parameters and errors are those of `noise_kernel_norm`; needs the eigenvectors. 0 for a zero kernel.
     """
     ntk, moments, _ = _arguments(kernel, batch_size, sampling, 0.0)
-    values = ntk.eigenvalues
-    r = len(values)
-    if r == 0:
+    if ntk.largest == 0:
         return 0.0
+    values = ntk.eigenvalues / ntk.largest  # squares of very small or large ones leave the range
+    r = len(values)
     scale = np.sqrt((values[:, None] + values) / 2)  # C^(1/2)
     root = np.sqrt(values)
 
@@ -273,7 +273,7 @@ def generalised_sharpness(
         return ((drift + noisy) / scale).ravel()
 
     value, _ = top_eigenpair(product, (np.eye(r) * scale).ravel())
-    return value
+    return ntk.largest * value
 
 
 def critical_batch_size(kernel: Any) -> float:
@@ -462,8 +462,9 @@ def _exact_threshold(ntk: TangentKernel, moments: BatchMoments, mu: float, edge:
         if lr == inside and value <= 1 + _AT_EDGE:
             return edge
         # w = c / (A/lr + B) per pair, so that lr dw/dlr = w (A/lr) / (A/lr + B): Hellmann-Feynman
-        pull = (1 - mu) * lr * (lam[:, None] + lam) * weight
-        slope = weight * pull / (moments.noise * ntk.n_samples * lr**2 * lam[:, None] * lam)
+        x = lr * lam
+        pull = (1 - mu) * (x[:, None] + x) * weight
+        slope = weight * pull / (moments.noise * ntk.n_samples * x[:, None] * x)
         logarithmic = float(vector @ _kernel_product(ntk, slope)(vector)) / value  # dlnK/dlnlr
         inverse = (1 + (value - 1) / logarithmic) / lr
         updated = min(1 / inverse, inside) if inverse > 0 else inside

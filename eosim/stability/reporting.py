@@ -74,6 +74,8 @@ class StabilityReport:
 
     def margin(self, name: str) -> float:
         """value / lr - 1 of a bound: positive where lr is below it."""
+        if name not in self.bounds:
+            raise KeyError(f"no bound named {name!r}; this report has: {', '.join(self.bounds)}")
         return self.bounds[name].value / self.lr - 1
 
     def __str__(self) -> str:

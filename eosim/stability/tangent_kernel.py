@@ -74,6 +74,8 @@ class TangentKernel:
     def from_spectrum(cls, eigenvalues: Any, n_samples: int | None = None) -> TangentKernel:
         """From eigenvalues alone (zeros are dropped), n_samples being their number if None."""
         values = float_array("eigenvalues", eigenvalues, shape=(None,))
+        if len(values) == 0:
+            raise ValueError("eigenvalues must hold at least one, got none")
         if (values < 0).any():
             raise ValueError(f"eigenvalues must not be negative, got {values.min()!s}")
         n = integer("n_samples", len(values) if n_samples is None else n_samples, minimum=1)

@@ -1,13 +1,7 @@
-"""Workloads of quadratic regression: a step with packed symmetric matrices against dense NumPy.
-
-``python -m tests.benchmarks.quadratic_regression`` [DTYPE] prints how much memory a large model takes,
-which needs a process of its own.
-"""
+"""Workloads of quadratic regression: a step with packed symmetric matrices against dense NumPy."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,11 +12,10 @@ from eosim.sharpening import closed_step
 from tests.benchmarks import Contest, Workload
 
 _LR, _BATCH = 1.0, 10
-_LARGE = (400, 600)
 
 
-def _model(dtype: str = "float64", size: tuple[int, int] = (200, 300)) -> QuadraticRegression:
-    return random_quadratic_regression(*size, 0.02, ntk_max=1.0, dtype=dtype)
+def _model(dtype: str = "float64") -> QuadraticRegression:
+    return random_quadratic_regression(200, 300, 0.02, ntk_max=1.0, dtype=dtype)
 
 
 def _dense(problem: QuadraticRegression) -> np.ndarray:
@@ -147,30 +140,3 @@ WORKLOADS = (
     Workload("quadratic-batch", "n 200, P 300, B 10", "best NumPy on 10 rows", 1.1, 20, _rows),
     Workload("quadratic-closed", "n 200, P 300, B 10", "best NumPy on (z, J)", 0.05, 20, _closed),
 )
-
-
-def resident_set(dtype: str) -> tuple[float, float, float]:
-    """MB: what the peak grew by over making a large model and ten steps; Q packed; Q dense."""
-    warm = _model(dtype, (4, 6))
-    warm.gradient(np.zeros(6))  # compiled code counts for nothing here
-    before = _peak()
-    problem = _model(dtype, _LARGE)
-    theta = np.zeros(problem.dim)
-    for _ in range(10):
-        theta = theta - _LR * problem.gradient(theta)
-    samples, dim = _LARGE
-    dense = samples * dim**2 * problem.tensor.itemsize
-    return _peak() - before, problem.tensor.nbytes / 2**20, dense / 2**20
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
-
-
-if __name__ == "__main__":
-    stored = sys.argv[1] if len(sys.argv) > 1 else "float32"
-    grown, packed, dense = resident_set(stored)
-    print(
-        f"n {_LARGE[0]}, P {_LARGE[1]}, {stored}: resident set +{grown:.0f} MB; "
-        f"Q packed {packed:.0f} MB, dense {dense:.0f} MB"
-    )
