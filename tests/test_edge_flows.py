@@ -156,7 +156,7 @@ def test_gradient_flow_and_the_literal_rod_do_not():
 
 def test_the_edge_flow_is_closest_then_rod_then_central_then_gradient_flow():
     run = eosim.run(toy_a(1, 104), DESCENT, [0.01, 90.0], 1500, record={})
-    steps = np.arange(0, 1500, 10)
+    steps = np.arange(0, 1500, 25)
     y, square = smooth(run.theta[:, 1])[steps], smooth(run.theta[:, 0] ** 2)[steps]
     flows = {**FLOWS, "gradient": GradientFlow(toy_a(1, 104), LR)}
     in_y, in_square = {}, {}
@@ -172,20 +172,21 @@ def test_the_edge_flow_is_closest_then_rod_then_central_then_gradient_flow():
 
 def test_two_slow_variables_follow_their_closed_form():
     # y x^2/2 + c (y + q z - m)^2/2: Sigma = 2 c D exp(-lr c q^2 t).
-    q, m, D = 0.05, 104.0, 4.0
+    q, m, D = 0.1, 104.0, 4.0
     terms = {(2, 1, 0): 0.5, (0, 2, 0): 0.5, (0, 0, 2): q**2 / 2, (0, 0, 0): m**2 / 2}
     terms |= {(0, 1, 1): q, (0, 1, 0): -m, (0, 0, 1): -q * m}
     toy = eosim.Polynomial(terms)
-    steps = np.linspace(3000, 60000, 20)
-    slow = CentralFlow(toy, DESCENT, feedback=0.05)
-    path = eosim.integrate(slow, [0.01, 2 / LR, 0.0], LR * steps, rtol=1e-8)
+    start = [np.sqrt(2 * D), 2 / LR, 0.0]
+    steps = np.array([500, 1500, 3000, 6000])
+    path = eosim.integrate(CentralFlow(toy, DESCENT, feedback=0.2), start, LR * steps, rtol=1e-7)
     decay = np.exp(-LR * q**2 * steps)
     np.testing.assert_allclose(path["average.oscillation"], 2 * D * decay, rtol=2e-3)
     np.testing.assert_allclose(path.theta[:, 2], D / q * (1 - decay), rtol=2e-3)
-    run = eosim.run(toy, DESCENT, [0.01, 2 / LR, 0.0], 20000, record={})
+    run = eosim.run(toy, DESCENT, start, 8000, record={})
     mean = np.convolve(run.theta[:, 0] ** 2, np.ones(1001) / 1001, mode="valid")
-    at = np.arange(3000, 19000, 500)
-    np.testing.assert_allclose(mean[at - 500], 2 * D * np.exp(-LR * q**2 * at), rtol=0.01)
+    for k in steps:
+        closed = np.mean(2 * D * np.exp(-LR * q**2 * np.arange(max(k - 500, 0), k + 501)))
+        assert abs(mean[k - 500] / closed - 1) < 0.01
 
 
 # --- adaptive rules ---
@@ -200,8 +201,8 @@ def toy_c() -> tuple[eosim.Polynomial, RunState]:
 def test_rmsprop_meets_ever_sharper_regions_at_the_same_preconditioned_sharpness():
     toy, state = toy_c()
     rule = eosim.RMSProp(0.01, 0.99, eps=0.0)
-    run = eosim.run(toy, rule, None, 3200, state=state)
-    steps = np.array([1000, 2000, 3000])
+    run = eosim.run(toy, rule, None, 1700, state=state)
+    steps = np.array([900, 1500])
     path = eosim.integrate(
         CentralFlow(toy, rule), None, 0.01 * steps, state=state, rtol=1e-6, record={}
     )
@@ -226,15 +227,15 @@ def test_the_stable_flow_of_rmsprop_says_that_it_leaves_its_range():
 
 def test_scalar_rmsprop_ends_on_its_cycle():
     # x^2 = lr^2/4, y = m - lr^2/(8 c): the exact 2-cycle, whose step is 2/y.
-    c, m, lr = 0.02, 60.0, 0.5
+    c, m, lr = 0.1, 60.0, 0.5
     rule, toy = ScalarRMSProp(lr, 0.99), toy_a(c, m)
     theta = np.array([0.001, 20.0])
     state = RunState(theta, (np.array(np.sum(toy.gradient(theta) ** 2)),))
     flow = CentralFlow(toy, rule, feedback=0.2)
-    path = eosim.integrate(flow, None, [lr * 24000], state=state, rtol=1e-7, record={})
+    path = eosim.integrate(flow, None, [lr * 5000], state=state, rtol=1e-7, record={})
     assert abs(path.theta[-1, 1] - (m - lr**2 / (8 * c))) < 1e-4
     assert abs(path["average.oscillation"][-1] / (lr**2 / 4) - 1) < 1e-4
-    run = eosim.run(toy, rule, None, 24000, state=state, record={}, keep_theta=False)
+    run = eosim.run(toy, rule, None, 5000, state=state, record={}, keep_theta=False)
     assert abs(run.final_state.theta[1] - path.theta[-1, 1]) < 1e-3
 
 
@@ -246,9 +247,9 @@ def test_rmsprop_on_a_quadratic_ends_at_its_stationary_preconditioner(matrix):
     theta = np.array([1.0, -0.7]) * 1e-3
     state = RunState(theta, ((H @ theta) ** 2 + 1e-12, 0))
     flow = CentralFlow(eosim.Quadratic(H), rule)
-    path = eosim.integrate(flow, None, [lr * 8000], state=state, rtol=1e-7, record={})
+    path = eosim.integrate(flow, None, [lr * 3000], state=state, rtol=1e-7, record={})
     expected = (np.diag(H) + abs(H[0, 1])) / 2
-    run = eosim.run(eosim.Quadratic(H), rule, None, 8000, state=state, record={})
+    run = eosim.run(eosim.Quadratic(H), rule, None, 6000, state=state, record={})
     nu = np.asarray(run.final_state.rule_state[0])
     np.testing.assert_allclose(np.sqrt(nu) / lr, expected, rtol=0.02)
     assert abs(path["average.oscillation"][-1] / (2 * lr**2 / 4) - 1) < 1e-4
@@ -263,11 +264,11 @@ def test_adam_is_followed_on_average():
         (np.array([0.0, -1.0]), np.array([(lr * 20 / (0.9 * edge)) ** 2, 1.0]), 0),
     )
     rule = eosim.Adam(lr, 0.9, 0.99, eps=0.0, bias_correction=False)
-    run = eosim.run(toy, rule, None, 3000, state=state, record={})
+    run = eosim.run(toy, rule, None, 1300, state=state, record={})
     path = eosim.integrate(
-        CentralFlow(toy, rule), None, [lr * 2500], state=state, rtol=1e-6, record={}
+        CentralFlow(toy, rule), None, [lr * 1200], state=state, rtol=1e-6, record={}
     )
-    assert abs(path.theta[0, 1] / run.theta[2400:2600, 1].mean() - 1) < 2e-3
+    assert abs(path.theta[0, 1] / run.theta[1100:1301, 1].mean() - 1) < 2e-3
     assert abs(path["average.ratio"][0] - 1) < 1e-4
 
 
@@ -323,7 +324,7 @@ def test_two_modes_may_lock_to_one_where_the_central_flow_holds_both(excess, loc
     start = [*0.1 * rng.standard_normal(2), *np.minimum(np.diag(M), 2 / LR - 1), 0.0]
     toy = matrix_toy(M)
     flow = eosim.integrate(
-        CentralFlow(toy, DESCENT, feedback=0.2), start, [LR * 3000], rtol=1e-8, record={}
+        CentralFlow(toy, DESCENT, feedback=0.2), start, [LR * 1500], rtol=1e-7, record={}
     )
     np.testing.assert_allclose(
         flow["average.oscillation"][-1], 2 * np.maximum(excess, 0).sum(), rtol=1e-4
