@@ -264,11 +264,11 @@ def test_adam_is_followed_on_average():
         (np.array([0.0, -1.0]), np.array([(lr * 20 / (0.9 * edge)) ** 2, 1.0]), 0),
     )
     rule = eosim.Adam(lr, 0.9, 0.99, eps=0.0, bias_correction=False)
-    run = eosim.run(toy, rule, None, 1300, state=state, record={})
+    run = eosim.run(toy, rule, None, 620, state=state, record={})
     path = eosim.integrate(
-        CentralFlow(toy, rule), None, [lr * 1200], state=state, rtol=1e-6, record={}
+        CentralFlow(toy, rule), None, [lr * 500], state=state, rtol=1e-6, record={}
     )
-    assert abs(path.theta[0, 1] / run.theta[1100:1301, 1].mean() - 1) < 2e-3
+    assert abs(path.theta[0, 1] / run.theta[400:601, 1].mean() - 1) < 2e-3
     assert abs(path["average.ratio"][0] - 1) < 1e-4
 
 

@@ -12,6 +12,7 @@ from eosim._checks import Array
 
 # Our choice, relative to A. Newton's method goes on to rounding; this tells a solution from none.
 TOLERANCE = 1e-10
+_ROUNDING = 1e-15
 # Newton's method is tried at once and after every 25 projected gradient steps.
 _NEWTON_STEPS, _GRADIENT_STEPS, _EVERY = 20, 2000, 25
 
@@ -94,10 +95,12 @@ def _newton(projected: Callable[[Array], tuple[Array, Array]], x: Array) -> Arra
     for _ in range(_NEWTON_STEPS):
         point, derivative = projected(x)
         residual = float(np.linalg.norm(point - x))
-        if not residual < 2 * best:
-            break
+        if not residual < (0.1 if best <= TOLERANCE else 2) * best:
+            break  # at rounding, or away from every root
         if residual < best:
             best, found = residual, point
+        if residual <= _ROUNDING:
+            break
         x = x + np.linalg.lstsq(np.eye(len(x)) - derivative, point - x, rcond=None)[0]
     return found if best <= TOLERANCE else None
 
