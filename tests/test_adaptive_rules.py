@@ -677,3 +677,30 @@ def test_freezing_needs_a_preconditioner_a_state_and_a_gradient():
     assert np.isnan(theta[1])
     with pytest.raises(ValueError, match="eps > 0"):
         freeze(bare, dataclasses.replace(fresh, rule_state=state, step=1))
+
+
+def test_scalar_rmsprop_is_rmsprop_in_one_dimension_and_gradient_descent_in_direction():
+    one = eosim.Quadratic([[3.0]])
+    scalar = eosim.run(one, eosim.ScalarRMSProp(0.01, 0.9, 1e-8), [1.0], 50)
+    full = eosim.run(one, eosim.RMSProp(0.01, 0.9, 1e-8), [1.0], 50)
+    np.testing.assert_allclose(scalar.theta, full.theta, rtol=1e-14)
+    rule = eosim.ScalarRMSProp(0.1, 0.9)
+    gradient = np.array([3.0, 4.0])
+    theta, state = rule.step(np.zeros(2), rule.init(np.zeros(2)), gradient)
+    assert state == (pytest.approx(2.5),)  # (1 - 0.9) * 25
+    np.testing.assert_allclose(theta, -0.1 * gradient / math.sqrt(2.5), rtol=1e-15)
+    assert rule.preconditioner(state) == pytest.approx(math.sqrt(2.5))
+    assert rule.critical_sharpness() == 20
+
+
+def test_scalar_rmsprop_freezes_and_is_tracked():
+    bowl, rule = eosim.Quadratic(np.diag([4.0, 1.0])), eosim.ScalarRMSProp(0.01, 0.9)
+    live = eosim.run(bowl, rule, [1.0, 1.0], 300)
+    frozen, state = eosim.freeze(rule, live.final_state)
+    P = rule.preconditioner(live.final_state.rule_state)
+    after = eosim.run(bowl, frozen, None, 1, state=state)
+    expected = state.theta - 0.01 * bowl.gradient(state.theta) / P
+    np.testing.assert_allclose(after.final_state.theta, expected, rtol=1e-14)
+    edge = {"edge": eosim.measure.PreconditionedSharpness()}
+    run = eosim.run(bowl, rule, None, 1000, state=live.final_state, record=edge)
+    assert abs(np.median(run["edge.ratio"]) - 1) < 0.02

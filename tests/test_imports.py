@@ -50,7 +50,7 @@ ARROWS = {
     "two_parameter": set(),
     "_linear_ensemble": {"_kernels", "discrete", "optimizers", "problems", "sampling"},
     "ensemble": _COMPUTING | {"_linear_ensemble", "_recording", "discrete"},
-    "comparison": {"discrete", "flows", "optimizers", "problems", "trajectory"},
+    "comparison": {"discrete", "flows", "measure", "optimizers", "problems", "trajectory"},
 }
 
 

@@ -22,6 +22,7 @@ from eosim.optimizers.adaptive import (
     NAdam,
     Padam,
     RMSProp,
+    ScalarRMSProp,
 )
 from eosim.optimizers.base import LocalRule, Rule, check_rule, needs_local
 from eosim.optimizers.composed import CoupledL2, Frozen, freeze
@@ -37,7 +38,6 @@ from eosim.optimizers.momentum import (
     ParallelEMA,
     QuasiHyperbolic,
 )
-from eosim.optimizers.scalar import ScalarRMSProp
 
 __all__ = [
     "DAL",
