@@ -189,6 +189,24 @@ def test_two_slow_variables_follow_their_closed_form():
         assert abs(mean[k - 500] / closed - 1) < 0.01
 
 
+def test_euler_steps_make_the_reference_discretisation():
+    reference = CentralFlow(toy_a(1, 104), DESCENT, feedback=4.0)
+    path = eosim.integrate(reference, [0.01, 90.0], LR * np.array([0, 1500]), euler_steps=4)
+    assert path.status is Status.COMPLETED
+    assert path.settings["evaluations"] == 6000
+    np.testing.assert_allclose(path.theta[-1], [0, 2 / LR], atol=1e-9)
+    np.testing.assert_allclose(path["average.oscillation"][-1], 8, rtol=1e-9)
+
+
+def test_one_euler_step_of_gradient_flow_is_a_step_of_gradient_descent():
+    toy = toy_a(1, 104)
+    run = eosim.run(toy, DESCENT, [0.01, 90.0], 50)
+    path = eosim.integrate(GradientFlow(toy, LR), [0.01, 90.0], run.t, euler_steps=1)
+    np.testing.assert_allclose(path.theta, run.theta, rtol=1e-9)
+    with pytest.raises(ValueError, match="counted per lr"):
+        eosim.integrate(GradientFlow(toy), [0.01, 90.0], [1.0], euler_steps=1)
+
+
 # --- adaptive rules ---
 
 

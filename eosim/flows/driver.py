@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.integrate import DOP853, solve_ivp
+from scipy.integrate import DOP853, OdeSolver, solve_ivp
 from tqdm import tqdm
 
 from eosim._checks import (
@@ -42,6 +43,7 @@ def integrate(
     record: Mapping[str, Callable[..., Any]] | None = None,
     rtol: float = 1e-10,
     atol: float = 1e-12,
+    euler_steps: int | None = None,
     max_evaluations: int = 200_000,
     progress: bool = False,
 ) -> Any:
@@ -68,6 +70,9 @@ def integrate(
         what they predict of the optimizer's averages, as ``average.loss`` and so on (`Averages`).
     rtol, atol : float
         Tolerances of the solver, per step.
+    euler_steps : int, optional
+        Explicit Euler steps of this number per lr in place of the solver, without error control: the
+        reference code of `CentralFlow` takes 4 with ``feedback=4``.
     max_evaluations : int
         Budget of field evaluations.
     progress : bool
@@ -98,6 +103,10 @@ def integrate(
         "atol": max(real_number("atol", atol, Interval(0, np.inf, lower_closed=True)), 1e-300),
     }
     budget = integer("max_evaluations", max_evaluations, minimum=1)
+    if euler_steps is not None:
+        options = {"euler_steps": integer("euler_steps", euler_steps, minimum=1)}
+        if flow.lr is None:
+            raise ValueError("euler_steps are counted per lr, and the flow has none; pass it one")
     if state is not None:
         begin = _from_state(flow, theta0, state)
         return _integrate(flow, *begin, times, Recorder(record), options, budget, progress)
@@ -112,6 +121,42 @@ def integrate(
         ]
     start = state_vector("theta0", given, flow.problem.dim)
     return _integrate(flow, start, None, times, Recorder(record), options, budget, progress)
+
+
+class _Euler(OdeSolver):
+    """Explicit Euler in equal steps of at most lr / euler_steps, reported to the path."""
+
+    t: float
+    y: Array
+
+    def __init__(
+        self,
+        fun: Any,
+        t0: float,
+        y0: Array,
+        t_bound: float,
+        *,
+        path: _Path,
+        euler_steps: int,
+        **_: Any,
+    ) -> None:
+        super().__init__(fun, t0, y0, t_bound, vectorized=False, support_complex=True)
+        self._path = path
+        assert path.flow.lr is not None  # checked by integrate
+        count = max(1, math.ceil((t_bound - t0) * euler_steps / path.flow.lr - 1e-9))
+        self._times = np.linspace(t0, t_bound, count + 1)[1:]
+
+    def _step_impl(self) -> tuple[bool, str | None]:
+        later, self._times = self._times[0], self._times[1:]
+        self.y = self.y + (later - self.t) * self.fun(self.t, self.y)
+        if not np.isfinite(self.y).all():
+            raise _NotFinite("the state is not finite")
+        self.t = float(later)
+        self._path.accept(self.t, self.y, settle=True)
+        return True, None
+
+    def _dense_output_impl(self) -> Any:
+        raise NotImplementedError  # values are taken at the ends of steps only
 
 
 def _from_state(flow: Any, theta0: Any, state: Any) -> tuple[Array, tuple[Any, ...]]:
@@ -261,6 +306,7 @@ def _integrate(
 ) -> Trajectory:
     problem = flow.problem
     oscillating = hasattr(flow, "start")
+    solver = _Euler if "euler_steps" in options else _BranchDOP853
     status, message = Status.COMPLETED, ""
     try:
         if oscillating:
@@ -289,9 +335,7 @@ def _integrate(
                     break
             elif time > t:
                 try:
-                    result = solve_ivp(
-                        path, (t, time), y, method=_BranchDOP853, path=path, **options
-                    )
+                    result = solve_ivp(path, (t, time), y, method=solver, path=path, **options)
                 except _Stop as stop:
                     status, message = stop.status, str(stop)
                     break
