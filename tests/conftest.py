@@ -22,6 +22,11 @@ def _sources_key() -> str:
 # cache directory is read at its first import, hence before any test module is collected.
 os.environ["NUMBA_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"eosim-numba-{_sources_key()}")
 
+# Sizes here gain nothing from BLAS threads, and waiting ones starve each other on a busy machine.
+# NumPy's libraries read this when they are loaded; it holds for processes that tests start, too.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
 # The same examples every time, and no deadline: timings on shared machines are noise.
 settings.register_profile("eosim", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("eosim")

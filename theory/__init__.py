@@ -10,11 +10,15 @@ from theory import (
     alignment,
     averages,
     catapult,
+    central_adaptive,
+    central_flow,
     dual_kernels,
+    edge_flows,
     linear_stability,
     modified_flows,
     noise_kernels,
     principal_flow,
+    self_stabilization,
     sgd_moments,
     sgd_stability,
     sharpening,
@@ -42,6 +46,10 @@ _SUBJECTS: tuple[Callable[[], list[Claim]], ...] = (
     sgd_moments.claims,
     noise_kernels.claims,
     sgd_stability.claims,
+    central_flow.claims,
+    central_adaptive.claims,
+    edge_flows.claims,
+    self_stabilization.claims,
 )
 
 

@@ -52,8 +52,9 @@ class CentralFlow:
     .. math:: \dot\nu = c_2 \left[ g^2 + \tau^2 P^2 \mathrm{diag}(\Sigma) - \nu \right]
 
     (one number :math:`\nu` with the sums for scalar RMSProp). The feedback :math:`\kappa` pulls S back to
-    the edge at this rate per step, so that there are no events to find: Euler steps of the authors'
-    reference code with step dt are :math:`\kappa = 1/dt`.
+    the edge at this rate per step (for adaptive rules off the edge at this rate and that of ln P), so
+    that there are no events to find: Euler steps of the authors' reference code with step dt are
+    :math:`\kappa = 1/dt`.
 
     For Adam it is an extension of ours: the edge at :math:`\tau = 2(1+\beta_1)/(1-\beta_1)`, and the
     momentum slaved to the mean gradient. Its slow variables follow Adam; Adam's ratio also cycles.

@@ -7,8 +7,9 @@ sharpness above :math:`2/\eta`, under progressive sharpening
 .. math:: x \leftarrow -(1 + \eta y)\,x, \qquad y \leftarrow y + \eta\,(\alpha - \beta x^2/2)
 
 For small :math:`\eta` it is a flow of :math:`X = \ln(x^2 \beta/2\alpha)` and y that goes round on closed
-curves. The recursion itself turns outward, by :math:`2\eta^2\alpha` of its energy per step: without a force
-that brings y back it is no model of long runs.
+curves. The recursion itself turns outward: small cycles by :math:`2\eta^2\alpha` of their energy per step,
+large ones by less, down to :math:`4\eta^2\alpha/3`. Without a force that brings y back it is no model of
+long runs.
 """
 
 from __future__ import annotations
