@@ -41,7 +41,10 @@ def real_number(name: str, value: Any, domain: Interval = Interval(-math.inf, ma
     """``value`` as a float inside ``domain``; TypeError if it is no real number, else ValueError."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number in {domain}, got {_shown(value)}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer or fraction beyond the largest float
+        number = math.inf if value > 0 else -math.inf  # type: ignore[operator]
     if number not in domain:  # also NaN, which no comparison accepts
         raise ValueError(f"{name} must be a real number in {domain}, got {number!r}")
     return number
@@ -135,6 +138,27 @@ def interface(name: str, value: Any, members: tuple[str, ...]) -> None:
 def state_vector(name: str, value: Any, dim: int) -> Array:
     """A writeable float64 copy of a parameter vector of shape (dim,)."""
     return float_array(name, value, shape=(dim,)).copy()
+
+
+def point(problem: Any, **vectors: Any) -> None:
+    """Refuse what is no problem, and vectors of another dimension; NaN passes: divergence has it."""
+    interface("problem", problem, ("dim",))
+    for name, vector in vectors.items():
+        if np.shape(vector) != (problem.dim,):
+            raise ValueError(
+                f"{name} must have shape ({problem.dim},), got {_shape(np.shape(vector))}"
+            )
+
+
+def seeded(seed: Any) -> np.random.Generator:
+    """``numpy.random.default_rng(seed)``, with a message that names the seed."""
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        kind = ValueError if isinstance(seed, numbers.Integral) else TypeError
+        raise kind(
+            f"seed must be an integer >= 0, a SeedSequence or a Generator, got {_shown(seed)}"
+        ) from None
 
 
 def check_domains(instance: Any) -> None:

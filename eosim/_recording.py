@@ -46,7 +46,7 @@ class Recorder:
                     f"record[{name!r}] asks for {', '.join(sorted(missing))}; here it can have "
                     f"{', '.join(sorted(available)) or 'nothing'} besides problem and theta"
                 )
-            result = function(problem, theta, **{key: available[key] for key in wanted})
+            result = function(problem, np.array(theta), **{key: available[key] for key in wanted})
             self.take_result(name, result)
 
     def take_result(self, name: str, result: Any) -> None:

@@ -109,7 +109,7 @@ def run(
         batch_size = integer("batch_size", batch_size, minimum=1)
     stream = _stream(problem, batch_size, choice("sampling", sampling, SCHEMES), state)
 
-    theta, rule_state, t = state.theta, state.rule_state, state.t
+    theta, rule_state, t = state.theta.copy(), state.rule_state, state.t
     bound = state.bound
     first, last = state.step, state.step + n_steps
     constant_lr = None
@@ -141,12 +141,18 @@ def run(
             gradient = _gradient(problem, theta, batch, stream)
             if step == first:
                 _check_gradient(problem, gradient)
+                if not np.array_equal(theta, state.theta):
+                    raise ValueError(
+                        f"{type(problem).__name__}.gradient changes its argument in place; work on "
+                        "a copy"
+                    )
+            elif np.shape(gradient) != theta.shape:
+                _check_gradient(problem, gradient)
             arguments: list[Any] = [theta, rule_state, gradient]
             if local_wanted:
                 arguments.append(_Local(problem, theta, batch, stream))
             updated = step_function(*arguments)
-            if step == first:
-                _check_step(rule, theta, updated)
+            _check_step(rule, theta, updated)
             new_theta, new_rule_state = updated
             if not np.abs(new_theta).max() <= bound:  # NaN fails every comparison
                 status, stop_step = Status.DIVERGED, step + 1

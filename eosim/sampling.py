@@ -48,6 +48,11 @@ class BatchStream:
     scheme: str
     key: tuple[int, int]
 
+    def __post_init__(self) -> None:
+        integer("n_samples", self.n_samples, minimum=1)
+        integer("batch_size", self.batch_size, minimum=1)
+        choice("scheme", self.scheme, SCHEMES)
+
     def batches(self, start: int, stop: int) -> Iterator[Array]:
         """Index arrays of steps start, ..., stop - 1."""
         if self.scheme == "reshuffling":
@@ -160,6 +165,8 @@ def seed_sequence(seed: Any) -> np.random.SeedSequence:
 
 def stream_key(sequence: np.random.SeedSequence) -> tuple[int, int]:
     """The two 64-bit words that key a `BatchStream`."""
+    if not isinstance(sequence, np.random.SeedSequence):
+        raise TypeError(f"sequence must be a SeedSequence, got {sequence!r}")
     first, second = sequence.generate_state(2, np.uint64)
     return int(first), int(second)
 

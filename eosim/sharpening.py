@@ -26,7 +26,9 @@ from eosim._checks import (
     Interval,
     float_array,
     integer,
+    interface,
     real_number,
+    seeded,
     symmetric_matrix,
 )
 from eosim.discrete import run
@@ -272,7 +274,7 @@ def measured_differences(
     n, dim = jacobian.shape
     batch_moments(n, batch_size, sampling)  # refuses what it cannot describe
     n_pairs = integer("n_pairs", n_pairs, minimum=2)
-    generator = np.random.default_rng(seed)
+    generator = seeded(seed)
     root = None
     if start.ndim == 2:
         values, vectors = np.linalg.eigh(start)
@@ -329,8 +331,11 @@ def track_spectra(
         If an argument is wrong.
     """
     rule, seed = GradientDescent(lr), integer("seed", seed, minimum=0)
+    if not isinstance(problems, Iterable):
+        raise TypeError(f"problems must be an iterable of problems, got {problems!r}")
     runs = []
     for index, problem in enumerate(problems):
+        interface(f"problems[{index}]", problem, ("dim", "gradient", "jacobian"))
         runs.append(
             run(
                 problem,

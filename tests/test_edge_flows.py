@@ -126,6 +126,17 @@ def test_tracked_modes_equal_decomposed_ones(monkeypatch):
     np.testing.assert_allclose(overlap, 1, atol=1e-12)
 
 
+def test_modes_of_a_crowded_spectrum_are_found_and_those_below_the_floor_roughly(monkeypatch):
+    monkeypatch.setattr(_modes, "DENSE_DIM", 2)
+    values = np.concatenate([[1.3], np.linspace(1.2, 0.0, 300)])  # gaps of 0.004
+    problem, one = eosim.Quadratic(np.diag(values)), np.ones(301)
+    found = top_modes(problem, np.zeros(301), one, 6, None)
+    np.testing.assert_allclose(found.values, values[:6], rtol=1e-10)
+    rough = top_modes(problem, np.zeros(301), one, 6, None, floor=1.25)
+    assert abs(rough.values[0] - 1.3) < 1e-10
+    np.testing.assert_allclose(rough.values, values[:6], rtol=0.02)
+
+
 # --- one mode at the edge ---
 
 FLOWS = {

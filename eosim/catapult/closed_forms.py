@@ -96,6 +96,8 @@ def critical_lr(squares: float, product: float, target: float) -> float:
     P = u.v and ``target`` y; runs below it stay bounded while lr |y| < 2 and converge while
     lr |y| < 1 (the boundary of Liang & Montufar). 4 / S at y = 0.
     """
+    squares = real_number("squares", squares, Interval(0, math.inf))
+    product, target = real_number("product", product), real_number("target", target)
     root = math.sqrt(squares**2 - 16 * target * (product - target))
     return 8 / (squares + root)
 
@@ -105,7 +107,7 @@ def boundary_orbit(angle: Any, n_steps: int) -> Array:
 
     :math:`\phi_{t+1} = \pi - 3\phi_t`: the angle triples, with Lyapunov exponent ln 3.
     """
-    angles = [float(angle)]
+    angles = [real_number("angle", angle)]
     for _ in range(integer("n_steps", n_steps, minimum=0)):
         angles.append(math.pi - 3 * angles[-1])
     return 2 * np.cos(2 * np.array(angles))

@@ -398,6 +398,10 @@ def phase_boundary(
     >>> print(edge.ratio.round(10), edge.ragged)  # 4 + Y epsilon
     4.1 False
     """
+    if not callable(diagram_of):
+        raise TypeError(f"diagram_of must be callable, got {diagram_of!r}")
+    if not isinstance(beyond, Collection):
+        raise TypeError(f"beyond must be a collection of phases, got {beyond!r}")
     low, high = np.broadcast_arrays(float_array("low", low), float_array("high", high))
     shape = np.shape(diagram_of(low).phase)
     try:

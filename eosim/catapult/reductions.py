@@ -351,7 +351,7 @@ class NeuronNet:
     def __post_init__(self) -> None:
         projections = float_array("projections", self.projections, shape=(None,))
         positive = Interval(0, math.inf)
-        up, down = (real_number("slopes", slope) for slope in self.slopes)
+        up, down = (float(slope) for slope in float_array("slopes", self.slopes, shape=(2,)))
         for name, value in (
             ("projections", projections),
             ("readout", float_array("readout", self.readout, shape=projections.shape)),

@@ -13,9 +13,11 @@ from eosim.problems.base import Problem
 # Our choice: up to here a decomposition costs less than the products that tracking takes.
 DENSE_DIM = 64
 # Our choice: the residual of a tracked direction relative to the largest eigenvalue. Fields are then
-# smooth to about this number over the gap, below every useful tolerance of the solver.
-_TOLERANCE = 1e-9
-_GUARDS, _ROUNDS, _WIDTH = 2, 60, 6
+# smooth to about this number over the gap, below every useful tolerance of the solver. Directions
+# below the floor are only counted, not used.
+_TOLERANCE, _ROUGH = 1e-9, 1e-2
+# A block of k + 2 vectors grows sixfold before a restart; warm starts take one to three rounds.
+_GUARDS, _ROUNDS, _WIDTH = 2, 400, 6
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,17 @@ class Modes:
     block: Array
 
 
-def top_modes(problem: Problem, theta: Array, root: Array, k: int, block: Array | None) -> Modes:
+def top_modes(
+    problem: Problem,
+    theta: Array,
+    root: Array,
+    k: int,
+    block: Array | None,
+    floor: float = -np.inf,
+) -> Modes:
     """The k largest, with root = P^(1/2) entry by entry, from a block of a point nearby.
+
+    Eigenvalues below ``floor``, except the largest, are known to a per cent of the largest only.
 
     Raises
     ------
@@ -59,7 +70,7 @@ def top_modes(problem: Problem, theta: Array, root: Array, k: int, block: Array 
     hessian = products(problem, theta)
     if block is None:
         block = np.random.default_rng(0).standard_normal((dim, min(k + _GUARDS, dim)))
-    values, vectors = _davidson(lambda v: hessian(v / root) / root, block, k)
+    values, vectors = _davidson(lambda v: hessian(v / root) / root, block, k, floor)
     return Modes(values[:k], vectors[:, :k], float(values[k]), vectors)
 
 
@@ -70,7 +81,9 @@ def products(problem: Problem, theta: Array) -> Callable[[Array], Array]:
     return lambda v: problem.hvp(theta, v)
 
 
-def _davidson(product: Callable[[Array], Array], block: Array, k: int) -> tuple[Array, Array]:
+def _davidson(
+    product: Callable[[Array], Array], block: Array, k: int, floor: float
+) -> tuple[Array, Array]:
     """Rayleigh-Ritz in a space that residuals widen; restarted from the best vectors when full."""
     width = min(_WIDTH * block.shape[1], len(block))
     basis = np.linalg.qr(block)[0]
@@ -82,11 +95,13 @@ def _davidson(product: Callable[[Array], Array], block: Array, k: int) -> tuple[
         keep = block.shape[1]
         vectors, moved = basis @ rotation[:, :keep], images @ rotation[:, :keep]
         residuals = moved[:, :k] - vectors[:, :k] * values[:k]
-        open_ones = np.linalg.norm(residuals, axis=0) > _TOLERANCE * np.abs(values).max()
+        tolerance = np.where(values[:k] >= min(floor, values[0]), _TOLERANCE, _ROUGH)
+        open_ones = np.linalg.norm(residuals, axis=0) > tolerance * np.abs(values).max()
         if not open_ones.any():
             return values[:keep], vectors
-        if basis.shape[1] + open_ones.sum() > width:
-            basis, images = vectors, moved
+        if basis.shape[1] + open_ones.sum() > width:  # go on with the better half
+            best = rotation[:, : max(keep, width // 2)]
+            basis, images = basis @ best, images @ best
         new = residuals[:, open_ones]
         for _ in range(2):
             new = new - basis @ (basis.T @ new)

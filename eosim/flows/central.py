@@ -77,8 +77,10 @@ class CentralFlow:
     Notes
     -----
     `integrate` ends with LEFT_RANGE where the flow does not exist: no covariance holds the modes at
-    the edge (the sharpness does not depend on theta along the way, as in a quartic), or there are
-    more of them than ``n_modes``.
+    the edge (the sharpness does not depend on theta along the way, as at the minimum of a quartic), or
+    there are more of them than ``n_modes``. From beside that minimum it exists and ends in a false
+    place: it takes the curvature at the centre for that at the ends of the swing. Start the centre
+    without a part along the sharp directions: it would decay at tau per step, and cost evaluations.
     """
 
     problem: Problem
@@ -91,6 +93,7 @@ class CentralFlow:
     def __post_init__(self) -> None:
         name = type(self).__name__
         interface(f"{name}: problem", self.problem, ("dim", "gradient", "hvp", "hessian"))
+        interface(f"{name}: rule", self.rule, ("init", "step"))
         _check_rule(name, self.rule)
         integer(f"{name}: n_modes", self.n_modes, minimum=1)
         real_number(f"{name}: feedback", self.feedback, Interval(0, math.inf))
@@ -144,7 +147,8 @@ class CentralFlow:
         return self._top(theta, memory, branch)
 
     def _top(self, theta: Array, memory: _SecondMoments, branch: Array | None) -> Modes:
-        return top_modes(self.problem, theta, np.sqrt(memory.P), self.n_modes, branch)
+        floor = _TRACKED * memory.edge
+        return top_modes(self.problem, theta, np.sqrt(memory.P), self.n_modes, branch, floor)
 
     def _split(self, state: Array) -> tuple[Array, _SecondMoments]:
         theta = state[: self.problem.dim]

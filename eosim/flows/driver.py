@@ -218,6 +218,11 @@ class _Path:
             value = self.flow.field(theta, self.branch)
         except (FloatingPointError, np.linalg.LinAlgError) as error:
             raise _NotFinite(str(error)) from None
+        if np.shape(value) != theta.shape:
+            raise ValueError(
+                f"{type(self.flow).__name__}.field must return shape {theta.shape}, got "
+                f"{np.shape(value)}"
+            )
         if not np.isfinite(value).all():
             raise _NotFinite("the field is not finite")
         return value
@@ -309,10 +314,11 @@ def _integrate(
     solver = _Euler if "euler_steps" in options else _BranchDOP853
     status, message = Status.COMPLETED, ""
     try:
-        if oscillating:
-            start = flow.start(start, memory)
-        path = _Path(flow, start, budget)
-        value = np.asarray(flow.field(start, path.branch))
+        with np.errstate(over="ignore", invalid="ignore"):  # said below in a sentence
+            if oscillating:
+                start = flow.start(start, memory)
+            path = _Path(flow, start, budget)
+            value = np.asarray(flow.field(start, path.branch))
     except FloatingPointError as error:
         raise ValueError(f"{type(flow).__name__}.field is not finite at theta0: {error}") from None
     except LeftRange as left:
@@ -328,7 +334,7 @@ def _integrate(
     kept: list[Array] = []
     t, y = 0.0, start.astype(complex) if flow.is_complex else start
     bar = tqdm(total=len(times), disable=not progress, desc="integrate", unit="time")
-    with bar, np.errstate(over="ignore", invalid="ignore"):
+    with bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for time in times:
             if path is None:
                 if oscillating or time > 0:

@@ -57,7 +57,9 @@ class EdgeFlow:
     Notes
     -----
     Sizes stay above `FLOOR`. Where the centre itself has a part along u it is multiplied as r is: the
-    solver must resolve a step of the optimizer, which `integrate` does.
+    solver must resolve a step of the optimizer, which `integrate` does. The rate is that of the curvature
+    at the centre: where only the curvature at the ends of the swing holds it (a quartic), r grows without
+    bound and `integrate` ends with STALLED.
     """
 
     problem: Problem

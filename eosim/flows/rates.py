@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from eosim._checks import Array
+from eosim._checks import Array, interface, point
 from eosim.flows.base import Flow
 from eosim.problems.base import third_derivative
 
@@ -19,6 +19,8 @@ def loss_rate(flow: Flow, theta: Array, branch: Any = None) -> Any:
     the derivative of the continued loss). On a quadratic its integral over one step is the change of
     gradient descent, :math:`-h \sum_i (1 - z_i/2)(u_i^\top g)^2`.
     """
+    interface("flow", flow, ("problem", "field"))
+    point(flow.problem, theta=theta)
     rate = flow.problem.gradient(theta) @ flow.field(theta, branch)
     return rate[()] if isinstance(rate, np.ndarray) else rate
 
@@ -35,6 +37,8 @@ def sharpness_rate(flow: Flow, theta: Array, branch: Any = None) -> Any:
     ValueError
         If the top eigenvalue is degenerate (relative gap below 1e-10): it has no derivative.
     """
+    interface("flow", flow, ("problem", "field"))
+    point(flow.problem, theta=theta)
     if np.any(np.imag(theta)):
         raise ValueError("sharpness_rate needs a real state: at complex ones lambda_1 has no order")
     values, vectors = np.linalg.eigh(flow.problem.hessian(np.real(theta)))

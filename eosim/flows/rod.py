@@ -93,6 +93,7 @@ class RodFlow:
 
     def __post_init__(self) -> None:
         interface("RodFlow: problem", self.problem, ("dim", "gradient", "hvp"))
+        interface("RodFlow: rule", self.rule, ("init", "step"))
         if type(self.rule) not in _LINEAR + _ADAPTIVE:
             known = ", ".join(known.__name__ for known in _LINEAR + _ADAPTIVE)
             raise TypeError(f"RodFlow: rule must be one of {known}; got {type(self.rule).__name__}")

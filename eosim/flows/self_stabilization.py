@@ -80,7 +80,8 @@ class NoisyEdge:
               E\,y = \tfrac\eta2 (E\,y^2 + s^2 E[1/x^2]) + \dots
 
     The first is exact and gives that gap if y and :math:`x^2` are uncorrelated. The second, of leading
-    order, gives the *opposite* sign where :math:`x^2` stays near its mean: strong force, weak noise.
+    order, gives the *opposite* sign where :math:`x^2` stays near its mean: strong force, :math:`c >
+    2\eta\alpha`, for which the cycle without noise is stable, and weak noise.
 
     Parameters
     ----------

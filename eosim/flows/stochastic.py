@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -206,9 +206,12 @@ class ShuffledEpochLoss:
                 "ShuffledEpochLoss needs a problem that is a mean over samples; "
                 f"{type(self.problem).__name__} has no n_samples"
             )
+        if not isinstance(self.batches, Iterable) or isinstance(self.batches, str):
+            raise TypeError(f"batches must be index arrays, got {self.batches!r}")
         batches = [np.array(batch) for batch in self.batches]
-        if any(batch.dtype.kind not in "iu" for batch in batches if batch.size):
-            raise TypeError("batches must hold integers")
+        for batch in batches:
+            if batch.size and batch.dtype.kind not in "iu":
+                raise TypeError(f"batches must hold integers, got {batch}")
         batches = [batch.astype(np.int64) for batch in batches]
         if len({batch.shape for batch in batches}) != 1 or batches[0].ndim != 1:
             raise ValueError(
@@ -216,8 +219,11 @@ class ShuffledEpochLoss:
                 f"{[batch.shape for batch in batches]}"
             )
         n = self.problem.n_samples
-        if any(len(b) == 0 or b.min() < 0 or b.max() >= n for b in batches):
-            raise ValueError(f"batches must hold indices from 0 to {n - 1} and not be empty")
+        for batch in batches:
+            if len(batch) == 0 or batch.min() < 0 or batch.max() >= n:
+                raise ValueError(
+                    f"batches must hold indices from 0 to {n - 1} and not be empty, got {batch}"
+                )
         object.__setattr__(self, "lr", lr)
         object.__setattr__(self, "batches", batches)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eosim._checks import Array
+from eosim._checks import Array, point
 from eosim.problems.base import LeastSquares
 
 
@@ -65,6 +65,7 @@ def loss_alignment(problem: LeastSquares, theta: Array, *, centred: bool = True)
         raise TypeError(
             f"{type(problem).__name__} is no least-squares problem: it has no jacobian(theta)"
         )
+    point(problem, theta=theta)
     residuals = problem.residuals(theta)
     jacobian = problem.jacobian(theta)  # (n, k, dim)
     n, _, dim = jacobian.shape

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.linalg import eigh
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-from eosim._checks import Array
+from eosim._checks import Array, point
 from eosim.problems.base import LeastSquares, Problem
 
 # Our choice: a dense symmetric eigenvalue problem of this size takes about 10 ms.
@@ -47,11 +47,13 @@ class Estimate(NamedTuple):
 
 def loss(problem: Problem, theta: Array) -> float:
     """L(theta)."""
+    point(problem, theta=theta)
     return float(problem.loss(theta))
 
 
 def gradient_norm(problem: Problem, theta: Array) -> float:
     """|grad L(theta)|, the Euclidean norm."""
+    point(problem, theta=theta)
     return float(np.linalg.norm(problem.gradient(theta)))
 
 
@@ -85,6 +87,7 @@ def spectrum_ends(problem: Problem, theta: Array) -> SpectrumEnds:
 
 def hessian_trace(problem: Problem, theta: Array) -> Estimate:
     """tr H: exact up to `DENSE_DIM` parameters, else Hutchinson's estimator with `N_PROBES` probes."""
+    point(problem, theta=theta)
     if problem.dim <= DENSE_DIM:
         return Estimate(float(np.trace(_finite_hessian(problem, theta))), 0.0)
     return _probe(problem, theta, lambda probe, image: probe @ image)
@@ -92,6 +95,7 @@ def hessian_trace(problem: Problem, theta: Array) -> Estimate:
 
 def hessian_frobenius(problem: Problem, theta: Array) -> Estimate:
     """|H|_F: exact up to `DENSE_DIM` parameters, else from E|Hz|^2 over `N_PROBES` probes z."""
+    point(problem, theta=theta)
     if problem.dim <= DENSE_DIM:
         return Estimate(float(np.linalg.norm(_finite_hessian(problem, theta))), 0.0)
     square = _probe(problem, theta, lambda probe, image: image @ image)
@@ -116,6 +120,7 @@ def _flat_jacobian(problem: LeastSquares, theta: Array) -> Array:
         raise TypeError(
             f"{type(problem).__name__} is no least-squares problem: it has no jacobian(theta)"
         )
+    point(problem, theta=theta)
     return problem.jacobian(theta).reshape(-1, problem.dim)  # (n * n_outputs, dim)
 
 
@@ -139,6 +144,7 @@ def _finite_hessian(problem: Problem, theta: Array) -> Array:
 
 
 def _extreme(problem: Problem, theta: Array, which: str) -> Eigenvalue:
+    point(problem, theta=theta)
     dim = problem.dim
     if dim <= DENSE_DIM:
         hessian = _finite_hessian(problem, theta)

@@ -31,6 +31,10 @@ class VolterraEquation:
     forcing: Array
     memory: Array
 
+    def __post_init__(self) -> None:
+        for name in ("forcing", "memory"):
+            object.__setattr__(self, name, float_array(name, getattr(self, name)))
+
     def solve(self) -> Array:
         """s, of the shape of ``forcing``, by direct summation: O(T^2)."""
         solution = self.forcing.copy()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from eosim._checks import Array, float_array, integer
+from eosim._checks import Array, float_array, integer, point
 
 # Complex step: any length far below sqrt(machine epsilon) is exact to rounding (Squire & Trapp
 # 1998). Central differences: the cube root of epsilon balances truncation against rounding.
@@ -79,6 +79,7 @@ def third_derivative(problem: Problem, theta: Array, a: Array, b: Array) -> Arra
     Exact where the problem has a method ``third_derivative(theta, a, b)``. Otherwise the derivative
     of ``hvp(theta, b)`` along a, by `directional_derivative`.
     """
+    point(problem, theta=theta, a=a, b=b)
     if hasattr(problem, "third_derivative"):
         return problem.third_derivative(theta, a, b)
     theta, a, b = (_on_real_axis(x) for x in (theta, a, b))

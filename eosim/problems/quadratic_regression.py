@@ -19,6 +19,7 @@ from eosim._checks import (
     float_array,
     integer,
     real_number,
+    seeded,
     symmetric_matrix,
 )
 
@@ -216,7 +217,7 @@ def random_quadratic_regression(
     dtype = choice("dtype", dtype, DTYPES)
     if ntk_max is not None and jacobian is not None:
         raise ValueError("ntk_max must be None when jacobian is given: it scales a drawn Jacobian")
-    generator = np.random.default_rng(seed)
+    generator = seeded(seed)
     residuals = generator.standard_normal(n_samples)
     if jacobian is None:
         jacobian = generator.standard_normal((n_samples, dim))
@@ -259,7 +260,7 @@ def jacobian_with_spectrum(eigenvalues: Any, dim: int, seed: Any = 0) -> Array:
         raise ValueError(f"eigenvalues must be 1 to dim = {dim} numbers, got {len(values)}")
     if values.min() < 0:
         raise ValueError(f"eigenvalues must not be negative, got {values.min()!s}")
-    generator = np.random.default_rng(seed)
+    generator = seeded(seed)
     left = np.linalg.qr(generator.standard_normal((len(values), len(values))))[0]
     right = np.linalg.qr(generator.standard_normal((dim, len(values))))[0]
     return left * np.sqrt(len(values) * values) @ right.T

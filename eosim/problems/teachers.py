@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import expm
 
-from eosim._checks import Array, Interval, choice, float_array, integer, real_number
+from eosim._checks import Array, Interval, choice, float_array, integer, real_number, seeded
 from eosim.problems.quadratic import QuadraticNet
 
 ACTIVATIONS = ("identity", "tanh")
@@ -39,7 +39,7 @@ def paired_matrices(
         raise ValueError(f"size must be even: eigenvalues come in pairs; got {size}")
     low = real_number("low", low, Interval(0, np.inf, lower_closed=True))
     high = real_number("high", high, Interval(low, np.inf, lower_closed=True))
-    generator = np.random.default_rng(seed)
+    generator = seeded(seed)
     matrices = np.empty((count, size, size))
     for i in range(count):
         normal = generator.standard_normal((size, size))
@@ -80,7 +80,7 @@ def random_features(inputs: Any, size: int, seed: Any = 0) -> Array:
     """
     inputs = _inputs(inputs)
     size = integer("size", size, minimum=1)
-    return inputs @ _feature_weights(inputs.shape[1], size, np.random.default_rng(seed))
+    return inputs @ _feature_weights(inputs.shape[1], size, seeded(seed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +175,7 @@ def teacher_student(
     ):
         if part > whole:
             raise ValueError(f"{name} must be at most the teacher's {whole}, got {part}")
-    generator = np.random.default_rng(seed)
+    generator = seeded(seed)
     d = inputs.shape[1]
     matrices = paired_matrices(d, size, generator, low, high)
     weights = _feature_weights(d, n_features, generator) if n_features else np.zeros((d, 0))

@@ -275,10 +275,14 @@ def one_step_rates(
     ntk = as_kernel(kernel)
     if ntk.largest == 0:
         raise ValueError("kernel must not be zero: no residual moves")
-    ends = np.linalg.eigvalsh(one_step_matrix(ntk, lr, batch_size, sampling=sampling))[[0, -1]]
+    with np.errstate(over="ignore", invalid="ignore"):
+        matrix = one_step_matrix(ntk, lr, batch_size, sampling=sampling)
+    if not np.isfinite(matrix).all():
+        return OneStepRates(math.inf, math.inf, math.inf)
+    ends = np.linalg.eigvalsh(matrix)[[0, -1]]
     kept, noise = batch_moments(ntk.n_samples, batch_size, sampling)
     band = alignment_band(ntk, centred=kept != 1)
-    gamma = lr**2 * noise * band.smallest * ntk.frobenius**2
+    gamma = lr * lr * noise * band.smallest * ntk.frobenius**2
     return OneStepRates(gamma, float(ends[0]), float(ends[1]))
 
 

@@ -127,8 +127,11 @@ def linearised(rule: Rule) -> tuple[Array, Array]:
         drift = np.column_stack([step(unit, 0.0) for unit in np.eye(size)])
         response = step(np.zeros(size), 1.0)
         generator = np.random.default_rng(0)
+        # a large rate must not overflow
+        unit = max(1.0, float(np.abs(response).max()), float(np.abs(drift).max()))
         for scale in (1e-3, 1.0, 1e3):  # an offset or a nonlinearity shows at one of these sizes
-            vector, gradient = scale * generator.standard_normal(size), scale * generator.normal()
+            vector = scale / unit * generator.standard_normal(size)
+            gradient = scale / unit * generator.normal()
             expected, actual = drift @ vector + gradient * response, step(vector, gradient)
             terms = np.abs(drift) @ np.abs(vector) + np.abs(gradient * response)
             if not (np.abs(actual - expected) <= 1e-9 * terms + 1e-300).all():

@@ -46,6 +46,8 @@ _ABOVE_FLOOR = 1e-12
 _FIRST_TOLERANCE = 1e-3
 # A kernel norm this little above 1 at the edge is rounding, and the edge itself the threshold.
 _AT_EDGE = 1e-9
+# Beyond this lr lambda_max a step is -lr Theta W to rounding, and its growth a square in lr.
+_HOMOGENEOUS = 1e20
 
 
 def moment_response(x: Any, y: Any, momentum: Any, rate: Any = 1) -> tuple[Any, Any]:
@@ -133,7 +135,8 @@ def noise_kernel_norm(
     """
     ntk, moments, mu = _arguments(kernel, batch_size, sampling, momentum)
     lr = real_number("lr", lr, Interval(0, math.inf))
-    return _norm(ntk, lr, moments, mu, choice("kind", kind, KINDS))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _norm(ntk, lr, moments, mu, choice("kind", kind, KINDS))
 
 
 def critical_lr(
@@ -206,6 +209,13 @@ def growth_rate(
     kind = choice("kind", kind, KINDS[:-1])
     if ntk.largest == 0:
         raise ValueError("kernel must not be zero: no residual moves")
+    if lr * ntk.largest > _HOMOGENEOUS:
+        reduced = _HOMOGENEOUS / ntk.largest
+        rate = growth_rate(
+            ntk, reduced, batch_size, kind=kind, sampling=sampling, momentum=momentum
+        )
+        ratio = lr / reduced
+        return rate * ratio * ratio
     x = lr * ntk.eigenvalues
     floor = float(np.max(_mode_radius(x, mu))) ** 2
     if moments.noise == 0:

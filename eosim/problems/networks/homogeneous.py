@@ -18,6 +18,7 @@ from eosim._checks import (
     choice,
     float_array,
     integer,
+    point,
     state_vector,
 )
 from eosim.problems.networks._shared import (
@@ -391,4 +392,5 @@ def activation_sparsity(problem: Any, theta: Array) -> Array:
         raise ValueError(
             f"activation_sparsity needs slope 0 on the negative side, got slopes {problem.slopes}"
         )
+    point(problem, theta=theta)
     return np.array([np.mean(pre < 0) for pre in problem.pre_activations(theta)])
