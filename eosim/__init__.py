@@ -81,6 +81,7 @@ if TYPE_CHECKING:
         from_functions,
         uv_net,
     )
+    from eosim.sweeps import sweep
     from eosim.trajectory import RunState, Status, Trajectory
 
 _HOME = {
@@ -140,6 +141,7 @@ _HOME = {
     "ShuffledEpochLoss": "eosim.flows",
     "StableFlow": "eosim.flows",
     "Status": "eosim.trajectory",
+    "sweep": "eosim.sweeps",
     "Trajectory": "eosim.trajectory",
     "TwoLayerNet": "eosim.problems",
     "uv_net": "eosim.problems",
@@ -228,6 +230,7 @@ __all__ = [
     "sampling",
     "sharpening",
     "stability",
+    "sweep",
     "two_parameter",
     "uv_net",
 ]

@@ -1889,6 +1889,7 @@ ARITHMETIC = "plain arithmetic, which runs on symbols as it stands"
 RESULT = "a result, which is returned and not made"
 ELSEWHERE = "has rows of its own above"
 EXEMPT = {
+    "sweeps.driver.sweep": "tests/test_sweeps.py",
     **dict.fromkeys(
         (
             "_maps.balanced_map",

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import eosim
-from eosim import Status
+from eosim import RunState, Status
+from eosim.flows import CentralFlow, EdgeFlow, RodFlow, StableFlow
+from eosim.optimizers import ScalarRMSProp
 from tests import naive
 from tests.cases import QUARTIC_TERMS, edge_network, symmetric
 
@@ -283,6 +285,217 @@ def test_a_comparison_is_repeatable_and_modifies_nothing():
     assert replace(first, z=None).z is None
 
 
+# --- flows of the centre ------------------------------------------------------------------------
+
+EDGE_LR = 0.02
+EDGE_RULE = eosim.GradientDescent(EDGE_LR)
+
+
+def toy_a(c=1.0, m=104.0):
+    """y x^2/2 + c (y - m)^2/2, which ends on the 2-cycle y = 2/lr, x^2 = 2 c (m - 2/lr)."""
+    return eosim.Polynomial({(2, 1): 0.5, (0, 2): c / 2, (0, 1): -c * m, (0, 0): c * m**2 / 2})
+
+
+def toy_c():
+    """y x^2/2 - y, whose curvature y grows for ever at a constant rate."""
+    return eosim.Polynomial({(2, 1): 0.5, (0, 1): -1.0})
+
+
+def at_the_edge(flows, n_steps=200, **options):
+    options = {"every": 100, "rtol": 1e-6, **options}
+    return eosim.compare(toy_a(), EDGE_RULE, [0.01, 90.0], n_steps, flows, **options)
+
+
+def kernel(reach):
+    """Weights of a trapezoidal mean over 2 * reach steps."""
+    return np.array([1, *[2] * (2 * reach - 1), 1]) / (4 * reach)
+
+
+@pytest.mark.parametrize("window", [2, 4, 6])
+def test_centres_and_averages_are_trapezoidal_means_that_shrink_at_the_ends(window):
+    found = quartic(n_steps=9, window=window, flows=[eosim.GradientFlow(QUARTIC, 0.2)])
+    iterates = found.iterates.theta
+    losses = np.array([QUARTIC.loss(x) for x in iterates])
+    squares = np.array([np.sum(QUARTIC.gradient(x) ** 2) for x in iterates])
+
+    def smooth(values):
+        out = [(values[0] + values[1]) / 2]
+        for k in range(1, 9):
+            reach = min(window // 2, k, 9 - k)
+            out.append(sum(w * values[k - reach + i] for i, w in enumerate(kernel(reach))))
+        return np.array([*out, (values[8] + values[9]) / 2])
+
+    centres = smooth(iterates)
+    centres[0] = (3 * iterates[0] + 2 * iterates[1] - iterates[2]) / 4
+    centres[9] = (3 * iterates[9] + 2 * iterates[8] - iterates[7]) / 4
+    swings = np.sum((iterates - centres) ** 2, axis=1)
+    expected = {"loss": losses, "squared_gradient": squares, "oscillation": swings}
+    assert found.measured.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found.measured[name], smooth(values), rtol=1e-12)
+    gaps = found.flows["GradientFlow"].theta - centres
+    np.testing.assert_allclose(
+        found.centred_error["GradientFlow"], np.linalg.norm(gaps, axis=1), rtol=1e-10
+    )
+
+
+def test_a_swing_of_period_two_is_averaged_out():
+    problem = eosim.Quadratic(np.diag([2.0, 0.0]), [0.0, 0.5])  # (-1)^k and a constant drift
+    flow = EdgeFlow(problem, 1.0)
+    found = eosim.compare(problem, eosim.GradientDescent(1.0), [1.0, 0.0], 8, [flow])
+    drift = found.iterates.theta[:, 1]
+    np.testing.assert_allclose(np.diff(drift), drift[1], rtol=1e-12)
+    np.testing.assert_allclose(found.measured["oscillation"], 1, rtol=1e-12)
+    np.testing.assert_allclose(found.predicted["EdgeFlow"]["oscillation"], 1, rtol=1e-9)
+    # The edge flow starts from the middle of the first step: half a step ahead from then on.
+    np.testing.assert_allclose(found.centred_error["EdgeFlow"], abs(drift[1]) / 2, rtol=1e-8)
+
+
+def test_flows_of_the_centre_predict_the_averages_of_an_oscillation():
+    problem = toy_a()
+    flows = {
+        "central": CentralFlow(problem, EDGE_RULE),
+        "rod": RodFlow(problem, EDGE_RULE),
+        "edge": EdgeFlow(problem, EDGE_LR),
+        "gradient": eosim.GradientFlow(problem, EDGE_LR),
+    }
+    found = at_the_edge(flows, 1400, restart_every=200)
+    late = slice(-3, -1)  # the oscillation has settled, by a factor e^(-1/120) per step
+    for name in ("central", "rod", "edge"):
+        for quantity, measured in found.measured.items():
+            ratio = found.predicted[name][quantity][late] / measured[late]
+            np.testing.assert_allclose(ratio, 1, rtol=4e-3, err_msg=f"{name}, {quantity}")
+        assert (found.centred_error[name][late] < 2e-3).all()
+        # The iterates are a swing away from it.
+        np.testing.assert_allclose(found.real_error[name][late] ** 2, 8, rtol=4e-3)
+        assert np.isnan(found.restart_error[name]).all()
+        assert found.restart_error[name].shape == (7,)
+        assert np.isnan(found.restart_split[name]).all()
+    assert (found.centred_error["gradient"][late] > 3.9).all()
+    assert np.isfinite(found.restart_error["gradient"]).all()
+
+
+def test_other_flows_predict_what_they_are_at():
+    found = quartic(n_steps=3, flows={"pf": eosim.PrincipalFlow(QUARTIC, 0.2)})
+    path, predicted = found.flows["pf"].theta.real, found.predicted["pf"]
+    np.testing.assert_allclose(predicted["loss"], [QUARTIC.loss(x) for x in path], rtol=1e-12)
+    squares = [np.sum(QUARTIC.gradient(x) ** 2) for x in path]
+    np.testing.assert_allclose(predicted["squared_gradient"], squares, rtol=1e-12)
+    np.testing.assert_array_equal(predicted["oscillation"], np.zeros(4))
+
+
+def test_flows_are_compared_at_every_so_many_iterates_and_the_last():
+    flows = [eosim.GradientFlow(QUARTIC, 0.2), EdgeFlow(QUARTIC, 0.2)]
+    found, dense = (quartic(n_steps=11, flows=flows, every=every) for every in (4, 1))
+    np.testing.assert_array_equal(found.at, [0, 4, 8, 11])
+    np.testing.assert_array_equal(dense.at, np.arange(12))
+    assert len(found.iterates) == 12
+    np.testing.assert_array_equal(found.z, dense.z[found.at])
+    np.testing.assert_array_equal(found.restart_at, dense.restart_at)
+    for name in found.flows:
+        for each in ("global_error", "real_error", "centred_error", "global_split"):
+            thin, thick = getattr(found, each)[name], getattr(dense, each)[name]
+            np.testing.assert_allclose(
+                np.abs(thin), np.abs(thick[found.at]), rtol=1e-6, atol=1e-11, err_msg=each
+            )
+        for quantity, values in found.predicted[name].items():
+            thick = dense.predicted[name][quantity][found.at]
+            np.testing.assert_allclose(values, thick, rtol=1e-7)
+    for quantity, values in found.measured.items():
+        np.testing.assert_array_equal(values, dense.measured[quantity][found.at])
+
+
+def adaptive_state(nu_x, momentum=False):
+    theta, nu = np.array([1e-5, 20.0]), np.array([nu_x, 1.0])
+    return RunState(theta, (np.array([0.0, -1.0]), nu, 0) if momentum else (nu, 0))
+
+
+def test_an_adaptive_rule_goes_on_from_its_state_and_so_does_its_flow():
+    problem, lr = toy_c(), 0.01
+    rule = eosim.RMSProp(lr, 0.99, eps=0.0)
+    state = adaptive_state((lr * 20 / 1.8) ** 2)
+    warm = eosim.run(problem, rule, None, 7, state=state).final_state
+    flows = {"central": CentralFlow(problem, rule), "gradient": eosim.GradientFlow(problem, lr)}
+    options = {"state": warm, "every": 250, "window": 200, "rtol": 1e-6}
+    found = eosim.compare(problem, rule, None, 1500, flows, **options)
+    assert found.iterates.step[0] == 7
+    np.testing.assert_array_equal(found.iterates.theta[0], warm.theta)
+    np.testing.assert_array_equal(found.flows["gradient"].theta[0], warm.theta)
+    np.testing.assert_allclose(found.flows["central"].t, lr * found.at, rtol=1e-12)
+    alone = eosim.integrate(flows["central"], None, lr * found.at, state=warm, rtol=1e-6, record={})
+    np.testing.assert_allclose(found.flows["central"].theta, alone.theta, rtol=1e-9)
+    assert len(found.restart_at) == 0
+    for quantity in ("squared_gradient", "oscillation"):
+        ratio = found.predicted["central"][quantity][3:-1] / found.measured[quantity][3:-1]
+        np.testing.assert_allclose(ratio, 1, rtol=0.012)
+    assert (found.centred_error["central"][1:-1] < 1e-3).all()  # y moves by 15
+
+
+def test_adam_and_scalar_rmsprop_can_be_compared_too():
+    problem, lr = toy_c(), 0.01
+    adam = eosim.Adam(lr, 0.9, 0.99, eps=0.0, bias_correction=False)
+    state = adaptive_state((lr * 20 / 34.2) ** 2, momentum=True)
+    options = {"window": 20, "rtol": 1e-6, "restart": False}
+    flows = {"stable": StableFlow(problem, adam)}  # below the edge
+    found = eosim.compare(problem, adam, None, 60, flows, state=state, every=20, **options)
+    assert (found.centred_error["stable"][1:-1] < 2e-5).all()  # y moves by 0.6
+    scalar, toy = ScalarRMSProp(0.5, 0.99), toy_a(0.02, 60.0)
+    theta = np.array([0.001, 20.0])
+    start = RunState(theta, (np.array(np.sum(toy.gradient(theta) ** 2)),))
+    flows = {"central": CentralFlow(toy, scalar), "stable": StableFlow(toy, scalar)}
+    found = eosim.compare(toy, scalar, None, 100, flows, state=start, every=20, **options)
+    # The central flow holds the edge, which the rule approaches from below and beyond which the
+    # other goes.
+    assert (found.centred_error["central"][1:] < found.centred_error["stable"][1:] / 2).all()
+    assert not found.predicted["stable"]["oscillation"].any()
+
+
+def test_a_flow_that_does_not_exist_at_the_start_has_no_errors_and_is_shown():
+    problem = eosim.Polynomial({(2,): 10.5, (4,): -0.25})
+    rule = eosim.GradientDescent(0.1)
+    flows = {"central": CentralFlow(problem, rule), "edge": EdgeFlow(problem, 0.1)}
+    found = eosim.compare(problem, rule, [0.0], 12, flows)
+    assert found.flows["central"].status is Status.LEFT_RANGE
+    for errors in (found.global_error, found.centred_error, found.predicted["central"]):
+        assert len(errors["central" if "central" in errors else "loss"]) == 0
+    rows = str(found).splitlines()
+    (row,) = [line for line in rows if line.startswith("central")]
+    assert row.split() == ["central", *["-"] * 8, "LEFT_RANGE"]
+    assert len(found.centred_error["edge"]) == 13
+
+
+def test_a_diverging_optimizer_is_averaged_up_to_its_end():
+    problem = eosim.Polynomial({(2,): 0.5, (6,): 1.0})
+    flows = [EdgeFlow(problem, 0.5), eosim.GradientFlow(problem, 0.5)]
+    found = eosim.compare(problem, eosim.GradientDescent(0.5), [2.0], 30, flows)
+    assert found.iterates.status is Status.DIVERGED
+    for values in found.measured.values():
+        assert values.shape == (len(found.iterates),)
+    assert "EdgeFlow" in str(found)
+
+
+def test_the_table_of_averages_is_there_for_oscillating_flows_only():
+    problem = toy_a()
+    flows = {"edge": EdgeFlow(problem, EDGE_LR), "gradient": eosim.GradientFlow(problem, EDGE_LR)}
+    found = at_the_edge(flows, restart=False)
+    first, head, gradient, second, other_head, *rows = str(found).splitlines()
+    assert first.startswith("distance to GradientDescent(lr=0.02) at iterate k")
+    assert " ".join(head.split()) == "flow k = 100 k = 200 ended"
+    assert gradient.startswith("gradient")
+    assert second.startswith("distance to the centre of GradientDescent(lr=0.02) over 2 steps")
+    assert " ".join(other_head.split()) == "flow k = 100 k = 200 loss |g|^2 swing^2 ended"
+    for name, row in zip(flows, rows, strict=True):
+        numbers = [found.centred_error[name][k] for k in (1, 2)]
+        for quantity, measured in found.measured.items():
+            numbers.append(np.median(np.abs(found.predicted[name][quantity] / measured - 1)))
+        cells = row.removeprefix(name).split()
+        assert cells == [*(f"{number:.2e}" for number in numbers), "COMPLETED"]
+    only = str(at_the_edge({"edge": flows["edge"]}))
+    assert only.startswith("distance to the centre")
+    assert len(only.splitlines()) == 3
+    assert "centre" not in str(at_the_edge({"gradient": flows["gradient"]}, restart=False))
+
+
 # --- failures -----------------------------------------------------------------------------------
 
 
@@ -409,6 +622,16 @@ def compare_with(**changed):
         ({"n_steps": -1}, ValueError, "n_steps"),
         ({"n_steps": 2.0}, TypeError, "n_steps"),
         ({"restart_every": 0}, ValueError, "restart_every"),
+        ({"every": 0}, ValueError, "every"),
+        ({"window": 3}, ValueError, "window must be even"),
+        ({"window": 0}, ValueError, "window"),
+        ({"window": 2.0}, TypeError, "window"),
+        ({"state": RunState(POINT, ())}, ValueError, "theta0 must be None"),
+        (
+            {"flows": {"rms": StableFlow(QUARTIC, eosim.RMSProp(0.2))}},
+            ValueError,
+            "rms is a flow of RMSProp, and the rule is GradientDescent",
+        ),
         ({"rtol": 0.0}, ValueError, "rtol"),
     ],
 )

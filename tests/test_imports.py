@@ -14,11 +14,13 @@ import eosim
 
 ROOT = Path(__file__).parents[1]
 # Modules whose public names are at the top level; they themselves are not public.
-HOMES = ("adapters", "comparison", "discrete", "ensemble", "trajectory")
+HOMES = ("adapters", "comparison", "discrete", "ensemble", "sweeps", "trajectory")
 # Packages that are not required, by the one file that may use them, inside functions only.
 EXTRAS = {
     "trajectory.py": {"xarray"},
     "data.py": {"sklearn"},
+    "sweeps/dataset.py": {"xarray"},
+    "sweeps/driver.py": {"distributed", "xarray"},
     "adapters/jax_functions.py": {"jax"},
     "adapters/torch_modules.py": {"torch"},
 }
@@ -37,6 +39,7 @@ ARROWS = {
     "_kernels": {"_maps"},
     "catapult": {"_maps", "_kernels", "trajectory"},
     "trajectory": set(),
+    "sweeps": {"trajectory"},
     "sampling": {"_kernels"},
     "problems": {"_kernels"},
     "optimizers": {"_kernels"},

@@ -9,7 +9,7 @@ import pytest
 README = Path(__file__).parent.parent / "README.md"
 
 
-EXTRAS = ("jax", "torch", "sklearn")  # a block that needs one runs where it is installed
+EXTRAS = ("jax", "torch", "xarray")  # a block that needs one runs where it is installed
 
 
 def runs_here(block: str) -> bool:
