@@ -443,3 +443,66 @@ def test_noise_lowers_the_sharpness_where_the_force_is_weak_and_lifts_it_where_i
 
     assert 0.7 < ratio(0.03, 20.0) < 1.3
     assert ratio(1.0, 2.0) < -0.5
+
+
+# --- toys that rest at the edge, and one that does not ---
+
+
+@pytest.mark.parametrize(
+    ("lr", "start"), [(0.05, (6.0, 0.1)), (0.1, (4.0, 0.2)), (0.2, (3.2, 0.3))]
+)
+def test_the_minimal_example_ends_just_below_the_edge(lr, start):
+    """(x^2 y^2 - 1)^2/4 has minima of every sharpness from 4 on: 2 (x^2 + y^2) at xy = 1."""
+    toy = eosim.Polynomial({(4, 4): 0.25, (2, 2): -0.5, (0, 0): 0.25})
+    run = eosim.run(toy, eosim.GradientDescent(lr), start, 20000, record={}, every=20000)
+    sharpness = eosim.measure.sharpness(toy, run.final_state.theta).value
+    assert 2 / lr - 20 * lr / 3 < sharpness < 2 / lr
+    # Gradient flow keeps x^2 - y^2.
+    path = eosim.integrate(GradientFlow(toy), start, [200.0], rtol=1e-8)
+    kept = 2 * np.sqrt((start[0] ** 2 - start[1] ** 2) ** 2 + 4)
+    assert abs(eosim.measure.sharpness(toy, path.theta[-1]).value / kept - 1) < 1e-5
+    assert kept > 1.5 * sharpness
+
+
+@pytest.mark.parametrize(("lr", "start"), [(0.2, (3.5, 0.1)), (0.2, (3.2, 0.1)), (0.1, (5.5, 0.1))])
+def test_a_product_of_two_factors_ends_well_below_the_edge(lr, start):
+    toy = eosim.Polynomial({(2, 2): 0.5, (1, 1): -1.0, (0, 0): 0.5})
+    run = eosim.run(toy, eosim.GradientDescent(lr), start, 5000, record={}, every=5000)
+    theta = run.final_state.theta
+    assert abs(theta[0] * theta[1] - 1) < 1e-9
+    assert lr * (theta @ theta) / 2 < 0.9
+    assert lr * (start[0] ** 2 + start[1] ** 2) / 2 > 1
+
+
+def deep_linear_run(depth: int, lr: float, n_steps: int, scale: float = 1.0):
+    """|W_m ... W_1 - T|_F^2/2 of 10 x 10 matrices; 50 records of loss and lr * sharpness / 2."""
+    generator = np.random.default_rng(0)
+    target = scale * generator.standard_normal((10, 10)) / np.sqrt(10)
+    weights = generator.standard_normal((depth, 10, 10)) / np.sqrt(10)
+    net = eosim.LinearNet(np.eye(10), target.T, (10,) * (depth - 1))
+    rate = 10 * lr  # the loss of the class is a mean over 10 samples
+    record = {"loss": eosim.measure.loss, "edge": eosim.measure.PreconditionedSharpness()}
+    run = eosim.run(
+        net,
+        eosim.GradientDescent(rate),
+        weights.ravel(),
+        n_steps,
+        record=record,
+        every=n_steps // 50,
+    )
+    return 10 * run["loss"], run["edge.ratio"]
+
+
+def test_deep_linear_nets_hover_at_the_edge():
+    _, from_above = deep_linear_run(5, 0.08, 4000)
+    assert from_above[0] > 1.5
+    assert abs(np.median(from_above[25:]) - 1) < 0.05
+    _, from_below = deep_linear_run(8, 0.02, 6000)
+    assert abs(from_below[0] - 0.7) < 0.05
+    assert from_below.max() > 1.05
+    assert abs(np.median(from_below[-10:]) - 1) < 0.05
+
+
+def test_two_layers_beyond_their_edge_swing_for_ever():
+    loss, _ = deep_linear_run(2, 0.2, 2000, scale=3.0)
+    assert 0.1 < loss[10:].min() < loss[10:].max() < 1
