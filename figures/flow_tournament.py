@@ -293,6 +293,12 @@ def headline(arrays: dict[str, np.ndarray]) -> list[Row]:
             float(arrays["quartic_rod_oscillation"][-1]),
         ),
         Row(
+            "quartic: edge flow, mean square swing",
+            excess,
+            1e-3,
+            float(arrays["quartic_edge_oscillation"][-1]),
+        ),
+        Row(
             "quartic: central flow rests where H = 2/h, |w|",
             np.sqrt(excess / 3),
             1e-4,

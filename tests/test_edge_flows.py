@@ -317,6 +317,13 @@ def test_the_rod_ends_on_the_two_cycle_of_a_quartic(S):
     assert abs(run.theta[-1, 0] ** 2 - (S - 20)) < 1e-9
 
 
+@pytest.mark.parametrize("S", [21.0, 24.0, 28.0])
+def test_the_edge_flow_ends_on_the_two_cycle_of_a_quartic(S):
+    """Its rate is that of the secant of the gradient between the ends of the swing."""
+    path = eosim.integrate(EdgeFlow(quartic(S), 0.1), [0.05], [0, 40.0], rtol=1e-8)
+    assert abs(path["average.oscillation"][-1] - (S - 20)) < 1e-5
+
+
 def test_beyond_three_the_rod_follows_the_asymmetric_cycle():
     S, lr = 30.5, 0.1
     rod = RodFlow(quartic(S), eosim.GradientDescent(lr), initial_covariance=[[2.5e-3]])

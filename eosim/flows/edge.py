@@ -6,7 +6,8 @@ From :math:`\theta_t = c + (-1)^t \sum_j r_j u_j`, per step of gradient descent 
    \dot c &= -\eta \Big[ g(c) + \sum_j \big( \tfrac12 [g(c + r_j u_j) + g(c - r_j u_j)] - g(c) \big)
               \Big] \\
    \dot u_j &= \eta \Big[ (I - u_j u_j^\top) H u_j - 2 \sum_{i<j} u_i\, u_i^\top H u_j \Big] \\
-   \frac{d \ln r_j}{dt} &= \ln |1 - \eta\, u_j^\top H u_j|
+   \frac{d \ln r_j}{dt} &= \ln |1 - \eta\, k_j|, \qquad
+              k_j = \frac{u_j^\top [g(c + r_j u_j) - g(c - r_j u_j)]}{2 r_j}
 
 After the published description of Marion 2026 (arXiv 2606.18080); these equations are our own.
 """
@@ -28,6 +29,8 @@ from eosim.problems.base import Problem
 # rate of decay is at most this: ln|1 - z| is singular at z = 1.
 FLOOR = 1e-12
 _FASTEST_DECAY = math.log(1e-3)
+# Our choice: below this size the difference of gradients has more rounding than bend.
+_SMALLEST_SECANT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class EdgeFlow:
     n_modes : int
         k. Directions beyond the first keep orthogonal to those before.
     rate : str
-        "logarithmic", as above: exact on quadratics; or "linear", :math:`\eta u^\top H u - 2`, its
-        first order at the edge.
+        "logarithmic", as above: exact on quadratics; or "linear", :math:`\eta k - 2`, its first
+        order at the edge.
 
     Raises
     ------
@@ -57,9 +60,7 @@ class EdgeFlow:
     Notes
     -----
     Sizes stay above `FLOOR`. Where the centre itself has a part along u it is multiplied as r is: the
-    solver must resolve a step of the optimizer, which `integrate` does. The rate is that of the curvature
-    at the centre: where only the curvature at the ends of the swing holds it (a quartic), r grows without
-    bound and `integrate` ends with STALLED.
+    solver must resolve a step of the optimizer, which `integrate` does.
     """
 
     problem: Problem
@@ -95,7 +96,14 @@ class EdgeFlow:
         projected = U @ images.T
         mixing = np.diag(np.diag(projected)) + 2 * np.tril(projected, -1)
         turns = self.lr * (images - mixing @ U)
-        z = self.lr * np.diag(projected)
+        force = self.problem.gradient(c)
+        total, curvatures = force, np.diag(projected).copy()
+        for j, (u, size) in enumerate(zip(U, np.exp(log_sizes), strict=True)):
+            ahead, behind = self.problem.gradient(c + size * u), self.problem.gradient(c - size * u)
+            total = total + ((ahead + behind) / 2 - force)
+            if size > _SMALLEST_SECANT:
+                curvatures[j] = u @ (ahead - behind) / (2 * size)
+        z = self.lr * curvatures
         if self.rate == "linear":
             growth = z - 2
         else:
@@ -103,11 +111,6 @@ class EdgeFlow:
                 growth = np.log(np.abs(1 - z))
         growth = np.maximum(growth, _FASTEST_DECAY)
         growth = np.where(log_sizes <= math.log(FLOOR), np.maximum(growth, 0), growth)
-        force = self.problem.gradient(c)
-        total = force
-        for u, size in zip(U, np.exp(log_sizes), strict=True):
-            ahead, behind = self.problem.gradient(c + size * u), self.problem.gradient(c - size * u)
-            total = total + ((ahead + behind) / 2 - force)
         return np.concatenate([-self.lr * total, turns.ravel(), growth]) / self.lr
 
     def averages(self, state: Array, branch: Any = None) -> Averages:
