@@ -233,7 +233,7 @@ def compare(
     states, last = iterates["theta"], len(iterates) - 1
     at = np.unique([*range(0, last + 1, every), last])
     times = (iterates.t - iterates.t[0])[at]
-    oscillating = frozenset(name for name, flow in named.items() if hasattr(flow, "start"))
+    oscillating = frozenset(name for name, flow in named.items() if hasattr(flow, "centre"))
     memoryless = rule.init(states[0]) == ()
     restart_at = np.arange(0, last, restart_every) if restart and memoryless else np.arange(0)
     lengths = np.array([np.linalg.norm(states[k + 1] - states[k]) for k in restart_at])

@@ -167,7 +167,7 @@ def _from_state(flow: Any, theta0: Any, state: Any) -> tuple[Array, tuple[Any, .
         )
     if theta0 is not None:
         raise ValueError("theta0 must be None when state is given: the state holds theta")
-    if not hasattr(flow, "start"):
+    if not hasattr(flow, "centre"):
         raise TypeError(
             f"{type(flow).__name__} has no memory: pass state.theta as theta0, and no state"
         )
@@ -310,7 +310,7 @@ def _integrate(
     progress: bool,
 ) -> Trajectory:
     problem = flow.problem
-    oscillating = hasattr(flow, "start")
+    oscillating = hasattr(flow, "centre")
     solver = _Euler if "euler_steps" in options else _BranchDOP853
     status, message = Status.COMPLETED, ""
     try:
