@@ -168,7 +168,9 @@ def study_fixture(tmp_path, monkeypatch):
 
 
 def point_files(store: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (store / "points").iterdir()}
+    """Finished points; a worker killed in the middle of a write leaves a .tmp file behind."""
+    finished = (path for path in (store / "points").iterdir() if path.suffix != ".tmp")
+    return {path.name: path.read_bytes() for path in finished}
 
 
 def serial(study, tmp_path, function="curve", grid=None) -> dict[str, bytes]:
