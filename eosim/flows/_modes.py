@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eosim._checks import Array
-from eosim.problems.base import Problem
+from eosim.problems.base import Problem, hessian_products
 
 # Our choice: up to here a decomposition costs less than the products that tracking takes.
 DENSE_DIM = 64
@@ -40,6 +40,11 @@ class Modes:
     block: Array
 
 
+def tracks(dim: int) -> bool:
+    """Whether modes of this many parameters are followed from a block of a point nearby."""
+    return dim > DENSE_DIM
+
+
 def top_modes(
     problem: Problem,
     theta: Array,
@@ -59,7 +64,7 @@ def top_modes(
     """
     dim = len(theta)
     k = min(k, dim)
-    if dim <= DENSE_DIM:
+    if not tracks(dim):
         matrix = problem.hessian(theta) / np.outer(root, root)
         if not np.isfinite(matrix).all():
             raise FloatingPointError("the Hessian is not finite")
@@ -67,18 +72,11 @@ def top_modes(
         values, vectors = values[::-1], vectors[:, ::-1]
         following = float(values[k]) if k < dim else -np.inf
         return Modes(values[:k], vectors[:, :k], following, vectors[:, :k])
-    hessian = products(problem, theta)
+    hessian = hessian_products(problem, theta)
     if block is None:
         block = np.random.default_rng(0).standard_normal((dim, min(k + _GUARDS, dim)))
     values, vectors = _davidson(lambda v: hessian(v / root) / root, block, k, floor)
     return Modes(values[:k], vectors[:, :k], float(values[k]), vectors)
-
-
-def products(problem: Problem, theta: Array) -> Callable[[Array], Array]:
-    """v -> H v, with what depends on theta alone computed once where the problem can."""
-    if hasattr(problem, "hvp_at"):
-        return problem.hvp_at(theta)
-    return lambda v: problem.hvp(theta, v)
 
 
 def _davidson(

@@ -21,7 +21,7 @@ import numpy as np
 
 from eosim._checks import Array, Interval, integer, interface, real_number
 from eosim.flows._complementarity import NoSolution, solve_complementarity
-from eosim.flows._modes import Modes, top_modes
+from eosim.flows._modes import Modes, top_modes, tracks
 from eosim.flows.base import Averages, LeftRange
 from eosim.optimizers import Adam, GradientDescent, RMSProp, ScalarRMSProp
 from eosim.problems.base import Problem, third_derivative
@@ -108,11 +108,14 @@ class CentralFlow:
     def centre(self, state: Array) -> Array:
         return state[: self.problem.dim]
 
-    def init(self, state: Array) -> Array:
-        return self._modes(state, None).block
+    def init(self, state: Array) -> Array | None:
+        return self.advance(state, None)
 
-    def advance(self, state: Array, branch: Array) -> Array:
-        return self._modes(state, branch).block
+    def advance(self, state: Array, branch: Array | None) -> Array | None:
+        if not tracks(self.problem.dim):
+            return None
+        theta, memory = self._split(state)
+        return self._top(theta, memory, branch).block
 
     def field(self, state: Array, branch: Array | None = None) -> Array:
         swing = self._swing(state, branch)
@@ -141,10 +144,6 @@ class CentralFlow:
         r""":math:`\Sigma`, of shape (dim, dim)."""
         swing = self._swing(state, branch)
         return swing.U @ swing.X @ swing.U.T
-
-    def _modes(self, state: Array, branch: Array | None) -> Modes:
-        theta, memory = self._split(state)
-        return self._top(theta, memory, branch)
 
     def _top(self, theta: Array, memory: _SecondMoments, branch: Array | None) -> Modes:
         floor = _TRACKED * memory.edge

@@ -155,9 +155,6 @@ class _Euler(OdeSolver):
         self._path.accept(self.t, self.y, settle=True)
         return True, None
 
-    def _dense_output_impl(self) -> Any:
-        raise NotImplementedError  # values are taken at the ends of steps only
-
 
 def _from_state(flow: Any, theta0: Any, state: Any) -> tuple[Array, tuple[Any, ...]]:
     """theta and the rule's memory of a run's state."""

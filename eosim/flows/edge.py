@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from eosim._checks import Array, Interval, choice, integer, interface, real_number
-from eosim.flows._modes import products, top_modes
+from eosim.flows._modes import top_modes
 from eosim.flows.base import Averages
-from eosim.problems.base import Problem
+from eosim.problems.base import Problem, hessian_products
 
 # Our choice: an oscillation keeps this size while it decays, from which it can grow again, and its
 # rate of decay is at most this: ln|1 - z| is singular at z = 1.
@@ -91,7 +91,7 @@ class EdgeFlow:
 
     def field(self, state: Array, branch: Any = None) -> Array:
         c, U, log_sizes = self._split(state)
-        hessian = products(self.problem, c)
+        hessian = hessian_products(self.problem, c)
         images = np.stack([hessian(u) for u in U])  # rows: H u
         projected = U @ images.T
         mixing = np.diag(np.diag(projected)) + 2 * np.tril(projected, -1)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eosim._checks import Array, choice, float_array, integer, interface
-from eosim.flows._modes import products, top_modes
+from eosim.flows._modes import top_modes
 from eosim.flows.base import Averages
 from eosim.flows.central import log_moments
 from eosim.optimizers import (
@@ -31,7 +31,7 @@ from eosim.optimizers import (
     QuasiHyperbolic,
     RMSProp,
 )
-from eosim.problems.base import Problem
+from eosim.problems.base import Problem, hessian_products
 
 _LINEAR = (GradientDescent, HeavyBall, Nesterov, EMAMomentum, QuasiHyperbolic)
 _ADAPTIVE = (RMSProp, Adam, NAdam)
@@ -208,7 +208,7 @@ class RodFlow:
         theta, buffers = self._parts(z)
         gradient, P = self.problem.gradient(theta), self._preconditioner(log_nu)
         linear = self.rule.linear() if self._adaptive else self.rule
-        hessian = products(self.problem, theta)
+        hessian = hessian_products(self.problem, theta)
 
         def step(theta: Array, buffers: tuple[Array, ...], force: Array) -> Array:
             # The linear rule is fed with g/P; its buffers are those of the rule over P.

@@ -16,6 +16,7 @@ from eosim._checks import (
     float_array,
     integer,
     real_number,
+    seeded,
     state_vector,
     symmetric_matrix,
 )
@@ -145,7 +146,7 @@ class OrnsteinUhlenbeck:
         if (np.diff(times) < 0).any():
             raise ValueError("times must not decrease: a path is sampled forwards")
         n_paths = integer("n_paths", n_paths, minimum=1)
-        generator = np.random.default_rng(seed)
+        generator = seeded(seed)
         dim = len(self.hessian)
         state = np.broadcast_to(state_vector("start", start, dim), (n_paths, dim))
         paths, elapsed = np.empty((n_paths, len(times), dim)), 0.0

@@ -3,7 +3,7 @@ r"""Sharpness as a run with its own rule and batches sees it: of :math:`P^{-1}H`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from eosim._checks import Array, Interval, choice, integer, real_number
 from eosim.measure._lanczos import BASIS, RitzPair, top_ritz_pair
 from eosim.measure.curvature import Estimate
 from eosim.optimizers import CoupledL2
-from eosim.problems.base import FiniteSum, Problem
+from eosim.problems.base import FiniteSum, Problem, hessian_products
 
 # Our choice: share of a random vector that is added to the last eigenvector as a start. It lets an
 # eigenvalue that has overtaken the last one be found: a pair is accepted at a residual of
@@ -146,7 +146,7 @@ class PreconditionedSharpness:
             value, vector = float(values[0]), vectors[:, 0]
             residual = float(np.linalg.norm(matrix @ vector - value * vector))
             return RitzPair(value, vector, residual, True)
-        hessian = _products(problem, theta)
+        hessian = hessian_products(problem, theta)
 
         def product(v: Array) -> Array:
             scaled = v / root
@@ -163,13 +163,6 @@ class PreconditionedSharpness:
         pair = top_ritz_pair(product, start, self._tolerance)
         self._starts[name] = pair.vector
         return pair
-
-
-def _products(problem: Problem, theta: Array) -> Callable[[Array], Array]:
-    """v -> H v, with what depends on theta alone computed once where the problem can."""
-    if hasattr(problem, "hvp_at"):
-        return problem.hvp_at(theta)
-    return lambda v: problem.hvp(theta, v)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,13 @@ def third_derivative(problem: Problem, theta: Array, a: Array, b: Array) -> Arra
     return directional_derivative(lambda point: problem.hvp(point, b), theta, a, analytic)
 
 
+def hessian_products(problem: Problem, theta: Array) -> Callable[[Array], Array]:
+    """v -> H v, with what depends on theta alone computed once where the problem has ``hvp_at``."""
+    if hasattr(problem, "hvp_at"):
+        return problem.hvp_at(theta)
+    return lambda v: problem.hvp(theta, v)
+
+
 def directional_derivative(
     function: Callable[[Array], Array], theta: Array, direction: Array, analytic: bool
 ) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import erf
 
-from eosim._checks import Array, choice, float_array, integer, real_number
+from eosim._checks import Array, choice, float_array, integer, real_number, seeded
 from eosim.problems.regression import LinearRegression
 
 ACTIVATIONS = ("relu", "leaky", "identity", "tanh", "erf")
@@ -121,7 +121,7 @@ class RandomFeatures:
         n_inputs = integer("n_inputs", n_inputs, minimum=1)
         n_features = integer("n_features", n_features, minimum=1)
         choice("inputs", inputs, ("sphere", "gaussian"))
-        generator = np.random.default_rng(seed)
+        generator = seeded(seed)
         points = generator.standard_normal((n_samples, n_inputs))
         if inputs == "sphere":
             points = np.sqrt(n_inputs) * _directions(points)
@@ -162,7 +162,7 @@ class RandomFeatures:
 
     def initial(self, seed: Any = 0) -> Array:
         """a standard normal, from ``numpy.random.default_rng(seed)``; shape (dim,)."""
-        return np.random.default_rng(seed).standard_normal(self.dim)
+        return seeded(seed).standard_normal(self.dim)
 
     def features(self, inputs: Any = None) -> Array:
         """Phi at ``inputs`` (n, d), the training inputs if None; shape (n, m)."""

@@ -21,6 +21,7 @@ from eosim._checks import (
     float_array,
     interface,
     real_number,
+    seeded,
     state_vector,
     symmetric_matrix,
 )
@@ -121,7 +122,7 @@ class QuadraticNet:
 
     def initial(self, seed: Any = 0) -> Array:
         """theta ~ N(0, 1) from ``numpy.random.default_rng(seed)``; shape (dim,)."""
-        return np.random.default_rng(seed).standard_normal(self.dim)
+        return seeded(seed).standard_normal(self.dim)
 
     def outputs(self, theta: Array) -> Array:
         """z on all samples, of shape (n, 1)."""

@@ -13,6 +13,7 @@ import numpy as np
 from eosim._checks import (
     Array,
     integer,
+    seeded,
 )
 from eosim.problems.base import directional_derivative
 from eosim.problems.networks._shared import (
@@ -97,7 +98,7 @@ class DeepHomogeneousNet:
 
     def initial(self, seed: Any = 0) -> Array:
         """All weights N(0, 1), layer by layer from ``numpy.random.default_rng(seed)``."""
-        return np.random.default_rng(seed).standard_normal(self.dim)
+        return seeded(seed).standard_normal(self.dim)
 
     def pre_activations(self, theta: Array, inputs: Any = None) -> list[Array]:
         """Of every hidden layer, of shape (D, width), at ``inputs``, the training ones if None."""

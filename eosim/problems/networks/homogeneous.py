@@ -19,6 +19,7 @@ from eosim._checks import (
     float_array,
     integer,
     point,
+    seeded,
     state_vector,
 )
 from eosim.problems.networks._shared import (
@@ -261,7 +262,7 @@ class TwoLayerNet(_TwoLayer):
 
     def initial(self, seed: Any = 0) -> Array:
         """All weights N(0, 1): W (n, d), then v, from ``numpy.random.default_rng(seed)``."""
-        return np.random.default_rng(seed).standard_normal(self.dim)
+        return seeded(seed).standard_normal(self.dim)
 
     def pre_activations(self, theta: Array, inputs: Any = None) -> list[Array]:
         """[X W^T], the (D, n) pre-activations at ``inputs`` (D, d), the training inputs if None."""

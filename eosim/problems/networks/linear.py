@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from eosim._checks import Array, integer
+from eosim._checks import Array, integer, seeded
 from eosim.problems.networks._shared import checked_data, checked_points, split_layers
 from eosim.problems.regression import LinearRegression
 
@@ -119,7 +119,7 @@ class LinearNet(_LinearModel):
 
         Each matrix (out, in) is drawn from ``numpy.random.default_rng(seed)``.
         """
-        generator = np.random.default_rng(seed)
+        generator = seeded(seed)
         parts = [generator.standard_normal(shape) / np.sqrt(shape[1]) for shape in self.shapes]
         return np.concatenate([part.ravel() for part in parts])
 
@@ -245,7 +245,7 @@ class DiagonalNet(_LinearModel):
 
     def initial(self, seed: Any = 0) -> Array:
         """a and b standard normal, a first, from ``numpy.random.default_rng(seed)``; (dim,)."""
-        return np.random.default_rng(seed).standard_normal(self.dim)
+        return seeded(seed).standard_normal(self.dim)
 
     def predictor(self, theta: Array) -> Array:
         """a b entrywise, of shape (d, 1)."""

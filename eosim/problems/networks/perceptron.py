@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eosim._checks import Array, Interval, choice, integer, real_number
+from eosim._checks import Array, Interval, choice, integer, real_number, seeded
 from eosim.problems.networks._activations import ACTIVATIONS, Activation
 from eosim.problems.networks._shared import (
     batch_rows,
@@ -240,7 +240,7 @@ class Perceptron:
         scale : float
             Of all parameters, positive.
         """
-        generator = np.random.default_rng(seed)
+        generator = seeded(seed)
         choice("scheme", scheme, INITIALISATIONS)
         scale = real_number("scale", scale, Interval(0, np.inf))
         parts = []
