@@ -49,8 +49,25 @@ class AdaptiveRule(Protocol):
     def buffers(self, state: tuple[Any, ...]) -> tuple[Any, ...]: ...
 
 
+class _WithoutMomentum:
+    """What is left of a gradient over P when P is held fixed: gradient descent."""
+
+    lr: Any
+
+    def linear(self) -> GradientDescent:
+        """Gradient descent."""
+        return GradientDescent(self.lr)
+
+    def buffers(self, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        return ()
+
+    def critical_sharpness(self) -> Any:
+        r""":math:`2/\eta`, of :math:`P^{-1}H`."""
+        return self.linear().critical_sharpness()
+
+
 @dataclass(frozen=True)
-class RMSProp:
+class RMSProp(_WithoutMomentum):
     r"""RMSProp: :math:`\nu \leftarrow \beta_2\nu + (1-\beta_2)g^2,\ \theta \leftarrow \theta - \eta\, g/P`.
 
     :math:`P = \sqrt\nu + \epsilon`: PyTorch's ``RMSprop``, whose defaults are these (alpha is beta2,
@@ -97,20 +114,9 @@ class RMSProp:
             square = square / _unbiased(self.beta2, t)
         return _root(square, self.eps, self.eps_inside)
 
-    def linear(self) -> GradientDescent:
-        """Gradient descent."""
-        return GradientDescent(self.lr)
-
-    def buffers(self, state: tuple[Any, ...]) -> tuple[Any, ...]:
-        return ()
-
-    def critical_sharpness(self) -> Any:
-        r""":math:`2/\eta`, of :math:`P^{-1}H`."""
-        return self.linear().critical_sharpness()
-
 
 @dataclass(frozen=True)
-class ScalarRMSProp:
+class ScalarRMSProp(_WithoutMomentum):
     r"""RMSProp with a scalar: :math:`\nu \leftarrow \beta_2\nu + (1-\beta_2)|g|^2,\ \theta \leftarrow
     \theta - \eta\, g/P`.
 
@@ -150,20 +156,9 @@ class ScalarRMSProp:
         r""":math:`\sqrt\nu + \epsilon`, a number."""
         return state[0] ** 0.5 + self.eps
 
-    def linear(self) -> GradientDescent:
-        """Gradient descent."""
-        return GradientDescent(self.lr)
-
-    def buffers(self, state: tuple[Any, ...]) -> tuple[Any, ...]:
-        return ()
-
-    def critical_sharpness(self) -> Any:
-        r""":math:`2/\eta`, of :math:`H/P`."""
-        return self.linear().critical_sharpness()
-
 
 @dataclass(frozen=True)
-class AdaGrad:
+class AdaGrad(_WithoutMomentum):
     r"""AdaGrad: :math:`\nu \leftarrow \nu + g^2,\ \theta \leftarrow \theta - \eta\, g/P`.
 
     :math:`P = \sqrt\nu + \epsilon`. Duchi, Hazan & Singer 2011; PyTorch's ``Adagrad``, whose eps this
@@ -201,17 +196,6 @@ class AdaGrad:
     def preconditioner(self, state: tuple[Any, ...]) -> Any:
         r""":math:`\sqrt\nu + \epsilon`."""
         return _root(state[0], self.eps, self.eps_inside)
-
-    def linear(self) -> GradientDescent:
-        """Gradient descent."""
-        return GradientDescent(self.lr)
-
-    def buffers(self, state: tuple[Any, ...]) -> tuple[Any, ...]:
-        return ()
-
-    def critical_sharpness(self) -> Any:
-        r""":math:`2/\eta`, of :math:`P^{-1}H`."""
-        return self.linear().critical_sharpness()
 
 
 @dataclass(frozen=True)
