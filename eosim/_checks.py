@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import numbers
+import os
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+
+# What to use where a dense object does not fit, see `dense_fits`.
+PRODUCTS = "products, hvp(theta, v), and eosim.measure.sharpness need no matrix"
+SAMPLES = "take the samples in parts, jacobian(theta, batch)"
 
 
 @dataclass(frozen=True)
@@ -159,6 +167,42 @@ def seeded(seed: Any) -> np.random.Generator:
         raise kind(
             f"seed must be an integer >= 0, a SeedSequence or a Generator, got {_shown(seed)}"
         ) from None
+
+
+@cache
+def memory() -> float:
+    """The bytes that this process may have: all of the machine, or its limit; inf where unknown."""
+    limits = [math.inf]
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not known everywhere
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            limits.append(limit)
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container
+        try:
+            text = Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            limits.append(int(text))
+    return float(min(limits))
+
+
+def dense_fits(name: str, shape: tuple[int, ...], alternative: str, itemsize: int = 8) -> None:
+    """MemoryError before a dense array is formed that is larger than `memory`.
+
+    For what grows with the square of its ingredients: a system that promises memory it does not have
+    ends the process much later, without a word.
+    """
+    size = itemsize * math.prod(map(int, shape))
+    if size > memory():
+        raise MemoryError(
+            f"{name} would be a dense array of shape {_shape(shape)}, {size / 1e9:.3g} GB, and there "
+            f"are {memory() / 1e9:.3g} GB of memory; {alternative}"
+        )
 
 
 def check_domains(instance: Any) -> None:

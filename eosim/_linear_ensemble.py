@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from eosim._checks import Array
+from eosim._checks import Array, dense_fits
+from eosim._threads import one_blas_thread, share
 from eosim.discrete import DIVERGENCE_FACTOR
 from eosim.optimizers import EMAMomentum, GradientDescent, HeavyBall, Nesterov, QuasiHyperbolic
 from eosim.problems._operators import LinearOperator, dense
@@ -21,12 +18,16 @@ from eosim.sampling import SCHEMES
 
 # Our choice: K of this many samples takes 2 GB.
 _LARGEST_KERNEL = 16_384
-# Our choice: most replicas in one task of the thread pool, and rows of one matrix product.
+# Our choice: rows of one matrix product.
 _CHUNK = 64
 # Our choice: with a start each, replicas share one eigendecomposition, which then pays earlier.
 _SHARING = 8
 # Products of larger inputs overflow: no form but that of a run is defined.
 _LARGEST_INPUT = 1e150
+# Our choice: what of the residuals outside the span of the modes is rounding, and would never decay.
+_ROUNDING, _TINY = 1e-14, np.finfo(float).tiny
+# In entries: a cache line of float32, two of float64; and a page of float64.
+_LINE, _PAGE = 16, 512
 _LARGEST_FLOAT = np.finfo(float).max
 
 
@@ -76,6 +77,11 @@ def linear_memory(rule: Any) -> tuple[float, float, float, float, float] | None:
     return lr, b, 1 - b, 1 - float(rule.nu), float(rule.nu)
 
 
+def is_plain(memory: tuple[float, ...] | None) -> bool:
+    """Whether a rule of this `linear_memory` is gradient descent."""
+    return memory is not None and memory[1:] == (0.0, 0.0, 1.0, 0.0)
+
+
 @dataclass(frozen=True, eq=False)
 class LinearEnsemble:
     """The replicas' starts, keys and records, and one method per form.
@@ -92,6 +98,7 @@ class LinearEnsemble:
     sampling: str
     keep: tuple[str, ...]
     threads: int
+    storage: str  # the type in which K is kept
 
     def form(self, batch_size: int | None, every: int, method: str) -> str:
         """The form with the fewest operations per step; no choice depends on the replicas' number.
@@ -116,15 +123,22 @@ class LinearEnsemble:
                 return "parameter"
             if not small_kernel:
                 return "generic"
+        dense_fits("K", (n, n), 'method="parameter" does without')
         return "residual"
 
     def residual(self, rule: tuple[float, ...], batch_size: int, keys: Array) -> Cell:
+        descended = self._descended(rule, batch_size, keys, self._starts(self.n_replicas))
+        return self._residual_cell(*descended)
+
+    def _descended(
+        self, rule: tuple[float, ...], batch_size: int, keys: Array, starts: Array
+    ) -> tuple[Array, Array, Array, Array]:
+        """Last states with their padding, losses, steps of divergence, coefficients of theta."""
         from eosim._kernels.sgd import residual_sgd
 
-        kernel, states = self._kernel, self._starts(self.n_replicas)
-        duals = np.zeros((self.n_replicas, states.shape[1] if "theta" in self.keep else 0))
-        losses, stops = self._empty(self.n_replicas)
-        limit = _norm_limit(states)
+        kernel, states, limit = self._kernel, _aligned(starts), _norm_limit(starts)
+        duals = np.zeros((len(starts), starts.shape[1] if "theta" in self.keep else 0))
+        losses, stops = self._empty(len(starts))
 
         def task(chunk: slice) -> None:
             residual_sgd(
@@ -132,8 +146,43 @@ class LinearEnsemble:
                 self.record_steps, limit[chunk], losses[chunk], stops[chunk], duals[chunk],
             )  # fmt: skip
 
-        self._share(task, self.n_replicas)
-        residuals = states if "residuals" in self.keep else None
+        share(task, len(starts), self.threads)
+        return states, losses, stops, duals
+
+    def residual_shared(self, lrs: Array, batch_size: int, keys: Array) -> list[Cell]:
+        """`residual` of gradient descent at each rate, to the bit; what is read of K serves all."""
+        from eosim._kernels.sgd import residual_sgd_shared
+
+        kernel, starts, shape = self._kernel, self._starts(self.n_replicas), (len(keys), len(lrs))
+        limit = _norm_limit(starts)
+        states = _aligned(np.broadcast_to(starts[:, None], (*shape, starts.shape[1])))
+        losses = np.full((*shape, len(self.record_steps)), np.inf)
+        duals = np.zeros((*shape, starts.shape[1] if "theta" in self.keep else 0))
+        left = np.zeros(shape, bool)
+
+        def task(chunk: slice) -> None:
+            residual_sgd_shared(
+                kernel, states[chunk], keys[chunk], self._scheme, batch_size, lrs,
+                self.record_steps, limit[chunk], losses[chunk], left[chunk], duals[chunk],
+            )  # fmt: skip
+
+        share(task, self.n_replicas, self.threads)
+        cells = []
+        for i, lr in enumerate(lrs):
+            stops = np.full(self.n_replicas, -1)
+            again = left[:, i]
+            if again.any():
+                parts = self._descended(
+                    (lr, 0.0, 0.0, 1.0, 0.0), batch_size, keys[again], starts[again]
+                )
+                whole = (states[:, i], losses[:, i], stops, duals[:, i])
+                for array, part in zip(whole, parts, strict=True):
+                    array[again] = part
+            cells.append(self._residual_cell(states[:, i], losses[:, i], stops, duals[:, i]))
+        return cells
+
+    def _residual_cell(self, states: Array, losses: Array, stops: Array, duals: Array) -> Cell:
+        residuals = states[:, : self.regression.n_samples] if "residuals" in self.keep else None
         return Cell({"loss": losses}, stops, self._theta_of(duals), residuals)
 
     def parameter(self, rule: tuple[float, ...], batch_size: int, keys: Array) -> Cell:
@@ -151,7 +200,7 @@ class LinearEnsemble:
                 self.record_steps, limit[chunk], losses[chunk], stops[chunk],
             )  # fmt: skip
 
-        self._share(task, self.n_replicas)
+        share(task, self.n_replicas, self.threads)
         residuals = _images(inputs, theta) - targets if "residuals" in self.keep else None
         return Cell({"loss": losses}, stops, theta if "theta" in self.keep else None, residuals)
 
@@ -165,6 +214,8 @@ class LinearEnsemble:
         outside = np.zeros_like(starts)
         if basis.shape[1] < n:
             outside = starts - _images(basis, states)
+            size = np.linalg.norm(outside, axis=1) / np.maximum(np.linalg.norm(starts, axis=1), _TINY)
+            outside[size < _ROUNDING] = 0
         constant = np.einsum("ij,ij->i", outside, outside)
         duals, limit = np.zeros_like(states), _norm_limit(starts)
         losses, stops = self._empty(n_replicas)
@@ -175,7 +226,7 @@ class LinearEnsemble:
                 limit[chunk], losses[chunk], stops[chunk], duals[chunk],
             )  # fmt: skip
 
-        self._share(task, n_replicas)
+        share(task, n_replicas, self.threads)
         residuals = outside + _images(basis, states) if "residuals" in self.keep else None
         theta = self._theta_of(_images(basis, duals) / n) if "theta" in self.keep else None
         return Cell({"loss": losses}, stops, theta, residuals)
@@ -200,18 +251,6 @@ class LinearEnsemble:
     def _empty(self, n_replicas: int) -> tuple[Array, Array]:
         return np.full((n_replicas, len(self.record_steps)), np.inf), np.full(n_replicas, -1)
 
-    def _share(self, task: Callable[[slice], None], n_replicas: int) -> None:
-        """All replicas, on threads of kernels that release the interpreter; BLAS has one thread."""
-        size = max(1, min(_CHUNK, n_replicas // (4 * self.threads)))  # a few tasks per thread
-        chunks = [slice(i, min(i + size, n_replicas)) for i in range(0, n_replicas, size)]
-
-        def quietly(chunk: slice) -> None:
-            with np.errstate(over="ignore", invalid="ignore"):  # of this thread
-                task(chunk)
-
-        with threadpool_limits(1), ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(quietly, chunks))
-
     @property
     def _one_start(self) -> bool:
         """Whether all replicas start alike: with all samples they then stay alike."""
@@ -229,34 +268,50 @@ class LinearEnsemble:
 
     @cached_property
     def _kernel(self) -> Array:
+        """K as the kernels read it."""
+        return _aligned(self._products().astype(self.storage, copy=False))
+
+    def _products(self) -> Array:
         """K = J J^T, (n, n)."""
-        with threadpool_limits(1):
+        dense_fits("K", (self.regression.n_samples,) * 2, 'method="generic" does without')
+        with one_blas_thread():
             return np.ascontiguousarray(dense(self.regression.inputs @ self.regression.inputs.T))
 
     @cached_property
     def _modes(self) -> tuple[Array, Array]:
         """Eigenvalues of K / n and their eigenvectors, in columns; min(n, d) of them."""
         n, d = self.regression.inputs.shape
-        with threadpool_limits(1):
+        with one_blas_thread():
             if n <= d:
-                values, vectors = np.linalg.eigh(self._kernel)
+                values, vectors = np.linalg.eigh(self._products())
                 return np.maximum(values, 0) / n, vectors
             vectors, singular, _ = np.linalg.svd(self._rows, full_matrices=False)
             return singular**2 / n, vectors
 
 
-def available_threads() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _aligned(rows: Array) -> Array:
+    """A copy whose last axis is padded with zeros, so that every row starts on a cache line.
+
+    Vectors that cross from one line into the next are read at half the speed. Rows whose distance is
+    a multiple of a page would meet in the same few places of a cache: they are padded once more.
+    """
+    n = rows.shape[-1]
+    width = -(-n // _LINE) * _LINE
+    if width % _PAGE == 0:
+        width += _LINE
+    size = rows[..., 0].size * width
+    room = np.zeros(size + _LINE, rows.dtype)
+    first = -room.ctypes.data // rows.itemsize % _LINE
+    padded = room[first : first + size].reshape(*rows.shape[:-1], width)
+    padded[..., :n] = rows
+    return padded
 
 
 def _images(matrix: Any, rows: Array) -> Array:
     """``rows @ matrix.T``, in products of one shape: no row's bits depend on how many there are."""
     images = np.empty((len(rows), matrix.shape[0]))
     block = np.zeros((_CHUNK, matrix.shape[1]))
-    with threadpool_limits(1):
+    with one_blas_thread():
         for first in range(0, len(rows), _CHUNK):
             part = rows[first : first + _CHUNK]
             block[: len(part)] = part

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import scipy.sparse
+import threadpoolctl
 
 import eosim
-from eosim._kernels.sampler import draw_batch
+from eosim._kernels.sampler import draw_batch, draw_batches
+from eosim._linear_ensemble import _aligned
+from eosim._threads import one_blas_thread
 from eosim.ensemble import run_ensemble
 from eosim.problems.frozen import frozen_ntk
 from eosim.sampling import BatchStream
@@ -81,7 +84,7 @@ def test_a_compiled_replica_is_the_run_on_the_same_batches(n, d, method, scheme)
     assert_equals_runs(result, problem, RULES, sizes, [start] * 2, 23, scheme, 7, 1e-12)
     for forms in result.settings["method"]:
         assert forms[-1] == "modal"
-        assert set(forms[:-1]) <= {method, "modal"}
+        assert set(forms[:-1]) <= {method, "modal", "residual_shared"}
 
 
 @pytest.mark.parametrize(("n", "d"), [(6, 9), (12, 3)])
@@ -253,6 +256,21 @@ def test_a_kernel_draws_the_batches_of_the_stream(scheme, n, size):
     assert batch[:2].tolist() == [-7, -7]
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("n", "size"), [(1, 1), (10, 1), (10, 4), (7, 7)])
+def test_batches_of_many_steps_are_those_of_one_after_the_other(scheme, n, size):
+    permutation, positions, order = np.arange(n), np.empty(n, int), np.full(n + 1, -1)
+    batches, ends = np.empty(9 * n, int), np.empty(9, int)
+    with np.errstate(over="ignore"):
+        draw_batches(
+            SCHEMES.index(scheme), *(np.uint64(word) for word in KEY), 3, 9, n, size, permutation,
+            positions, order, batches, ends,
+        )  # fmt: skip
+    expected = list(BatchStream(n, size, scheme, KEY).batches(3, 12))
+    assert ends.tolist() == np.cumsum([len(batch) for batch in expected]).tolist()
+    assert batches[: ends[-1]].tolist() == np.concatenate(expected).tolist()
+
+
 @pytest.mark.parametrize("problem", [regression(11, 20), perceptron()], ids=["compiled", "generic"])
 def test_a_replica_does_not_depend_on_how_many_there_are(problem):
     starts = np.random.default_rng(0).standard_normal((70, problem.dim))
@@ -308,6 +326,100 @@ def test_rules_share_batches_unless_they_are_told_not_to():
     start = np.linspace(-1, 1, 20)
     path = eosim.run(problem, rules[1], start, 20, batch_size=3, seed=stream(2, 1))
     np.testing.assert_allclose(apart[1, 1, 2], path["loss"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("n", [1, 9, 70])
+def test_rates_that_share_their_batches_have_the_bits_of_each_alone(n, scheme):
+    problem, generator = regression(n, 2 * n, seed=4), np.random.default_rng(5)
+    sizes = [size for size in (1, 3, 20) if size < n] or [1]
+    # An odd number of rates; some diverge at once, some later.
+    rules = [eosim.GradientDescent(x) for x in (1e-3, 0.02, 50.0, 0.3, 1e-3, 0.5, 2.0)]
+    options = {"batch_sizes": sizes, "sampling": scheme, "every": 7, "method": "residual"}
+    options |= {"keep": ("theta", "residuals"), "shared_batches": True, "n_replicas": 3}
+    starts = generator.standard_normal((3, problem.dim))
+    together = ensemble(problem, rules, starts, 90, **options)
+    for r, rule in enumerate(rules):
+        alone = ensemble(problem, rule, starts, 90, **options)
+        np.testing.assert_array_equal(together["loss"][r], alone["loss"][0])
+        np.testing.assert_array_equal(together.stop_step[r], alone.stop_step[0])
+        np.testing.assert_array_equal(together.final_theta[r], alone.final_theta[0])
+        np.testing.assert_array_equal(together.final_residuals[r], alone.final_residuals[0])
+    if n > 1:
+        stops = together.stop_step
+        assert {form for forms in together.settings["method"] for form in forms} == {
+            "residual_shared"
+        }
+        assert (stops < 0).any()
+        assert (stops >= 0).any()
+
+
+@pytest.mark.parametrize("size", [1, 10])
+def test_a_kernel_kept_in_single_precision_gives_the_losses_to_its_precision(size):
+    problem = regression(30, 50)
+    lr = 0.5 * eosim.stability.critical_lr(
+        eosim.stability.tangent_kernel(problem, np.zeros(50)), size
+    )
+    results = [
+        ensemble(
+            problem, eosim.GradientDescent(lr), n_steps=500, batch_sizes=size, storage=storage,
+            method="residual", every=50,
+        )
+        for storage in ("float64", "float32")
+    ]  # fmt: skip
+    exact, single = (result["loss"] for result in results)
+    assert [result.settings["storage"] for result in results] == ["float64", "float32"]
+    difference = np.abs(single / exact - 1)
+    assert difference.max() < 500 * 2.0**-24
+    assert difference[..., -1].min() > 1e-12  # it is kept in single precision
+
+
+@pytest.mark.parametrize("n", [1, 7, 16, 500, 512])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_rows_for_kernels_start_on_cache_lines_and_end_in_zeros(n, dtype):
+    rows = np.random.default_rng(0).standard_normal((2, 3, n)).astype(dtype)
+    padded = _aligned(rows)
+    assert padded.dtype == dtype
+    assert padded.flags.c_contiguous
+    assert padded.ctypes.data % 64 == 0
+    assert padded.strides[1] % 64 == 0
+    assert padded.strides[1] % 4096 != 0
+    np.testing.assert_array_equal(padded[..., :n], rows)
+    assert not padded[..., n:].any()
+
+
+def test_all_samples_leave_no_rounding_behind_that_never_decays():
+    inputs = np.random.default_rng(0).standard_normal((100, 10))
+    problem = eosim.LinearRegression(inputs, np.zeros(100))
+    result = ensemble(
+        problem, eosim.GradientDescent(0.9), np.ones((3, 10)), 400, batch_sizes=100, every=100
+    )
+    assert result.settings["method"] == [["modal"]]
+    losses = result["loss"][0, 0]
+    assert (losses[:, 1:] < 1e-20 * losses[:, :-1]).all()
+
+
+def test_blas_has_one_thread_while_anybody_is_inside_and_then_what_it_had():
+    def threads():
+        return [library["num_threads"] for library in threadpoolctl.threadpool_info()]
+
+    before = threads()
+    first, second = one_blas_thread(), one_blas_thread()
+    with threadpoolctl.threadpool_limits(2):
+        outside = threads()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)  # in this order, as threads may
+        inside = [
+            library["num_threads"]
+            for library in threadpoolctl.threadpool_info()
+            if library["user_api"] == "blas"
+        ]
+        second.__exit__(None, None, None)
+        assert inside
+        assert set(inside) == {1}
+        assert threads() == outside
+    assert threads() == before
 
 
 def test_one_path_stands_for_all_replicas_that_cannot_differ():

@@ -116,10 +116,33 @@ def draw_batch(
                 size += 1
         return size
     if order[n_samples] != counter:
-        _shuffle(start, n_samples, n_samples, permutation, positions, order, 0)
+        _shuffle(start, n_samples, n_samples, permutation, positions, order, np.int64(0))
         order[n_samples] = counter
     begin = (step - counter * per_epoch) * batch_size
     size = min(batch_size, n_samples - begin)
     for j in range(size):
         batch[first + j] = order[begin + j]
     return size
+
+
+@njit(cache=True, nogil=True)
+def draw_batches(
+    scheme, key_0, key_1, step, n_steps, n_samples, batch_size, permutation, positions, order,
+    batches, ends,
+):  # fmt: skip
+    """`draw_batch` for some steps, one batch behind the other: batch i ends before ``ends[i]``."""
+    if batch_size == 1 and scheme <= WITH_REPLACEMENT:  # one draw each: this loop vectorises
+        for i in range(n_steps):
+            start = _mix(_mix(key_0 + np.uint64(step + i) * _GAMMA) ^ key_1)
+            batches[i] = np.int64(_uniform(start, 0) * n_samples)
+            ends[i] = i + 1
+        return
+    end = np.int64(
+        0
+    )  # a literal 0 is a type of its own, for which `draw_batch` would be compiled too
+    for i in range(n_steps):
+        end += draw_batch(
+            scheme, key_0, key_1, step + i, n_samples, batch_size, permutation, positions, order,
+            batches, end,
+        )  # fmt: skip
+        ends[i] = end

@@ -14,7 +14,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from eosim._kernels.sampler import BERNOULLI, draw_batch
+from eosim._kernels.sampler import BERNOULLI, draw_batch, draw_batches
+
+# Counters start from this: a literal 0 is a type of its own, for which numba would compile all that is
+# called with it once more.
+_ZERO = np.int64(0)
 
 # Converged states decay into subnormal numbers, on which this arithmetic is many times slower.
 # Our choice: no loss formed of entries below 1e-280 differs from 0.
@@ -24,6 +28,8 @@ _FLUSH_EVERY = 64
 _CHECK_EVERY = 16
 # Rows of K taken in one pass over the residuals: each pass reads and writes them once.
 _ROWS_PER_PASS = 8
+# Columns of a tile: eight rows of it stay in cache while they go to one state after the other.
+_TILE = 1024
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
@@ -42,44 +48,96 @@ def _dot(x, y):
     return total
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _four_rows(matrix, rows, first, begin, end):
+    """Columns from ``begin`` to ``end`` of four rows; slices of a slice of columns do not vectorise."""
+    return (
+        matrix[rows[first]][begin:end],
+        matrix[rows[first + 1]][begin:end],
+        matrix[rows[first + 2]][begin:end],
+        matrix[rows[first + 3]][begin:end],
+    )
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _four(weights, first):
+    return weights[first], weights[first + 1], weights[first + 2], weights[first + 3]
+
+
+@njit(cache=True, nogil=True, inline="always", fastmath={"contract"})
+def _plus(y, w, a, j):
+    """y plus four products, one after the other."""
+    y = y + w[0] * a[0][j]
+    y = y + w[1] * a[1][j]
+    y = y + w[2] * a[2][j]
+    return y + w[3] * a[3][j]
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _add_eight(x, u, a, v, b):
+    for j in range(x.shape[0]):
+        x[j] = _plus(_plus(x[j], u, a, j), v, b, j)
+
+
 @njit(cache=True, nogil=True, fastmath={"contract"})
 def _add_rows(matrix, rows, weights, n_rows, x):
     """x += sum over r of weights[r] * matrix[rows[r]], entry by entry in the order of r.
 
-    The order makes the result independent of how the rows are grouped into passes.
+    Eight rows, or two, in one pass over x, which is then read and written once for all of them. The
+    order makes the result independent of how the rows are grouped into passes.
     """
-    first = 0
+    first, n = _ZERO, x.shape[0]
     while first + 8 <= n_rows:
-        a, b = matrix[rows[first]], matrix[rows[first + 1]]
-        c, d = matrix[rows[first + 2]], matrix[rows[first + 3]]
-        e, f = matrix[rows[first + 4]], matrix[rows[first + 5]]
-        g, h = matrix[rows[first + 6]], matrix[rows[first + 7]]
-        wa, wb, wc, wd = weights[first], weights[first + 1], weights[first + 2], weights[first + 3]
-        we, wf, wg, wh = (
-            weights[first + 4], weights[first + 5], weights[first + 6], weights[first + 7]
-        )  # fmt: skip
-        for j in range(x.shape[0]):
-            y = x[j] + wa * a[j]
-            y = y + wb * b[j]
-            y = y + wc * c[j]
-            y = y + wd * d[j]
-            y = y + we * e[j]
-            y = y + wf * f[j]
-            y = y + wg * g[j]
-            x[j] = y + wh * h[j]
+        a, b = _four_rows(matrix, rows, first, 0, n), _four_rows(matrix, rows, first + 4, 0, n)
+        _add_eight(x, _four(weights, first), a, _four(weights, first + 4), b)
         first += 8
     while first + 2 <= n_rows:
-        a, b = matrix[rows[first]], matrix[rows[first + 1]]
-        wa, wb = weights[first], weights[first + 1]
-        for j in range(x.shape[0]):
-            y = x[j] + wa * a[j]
-            x[j] = y + wb * b[j]
+        c, w = matrix[rows[first]], weights[first]
+        d, z = matrix[rows[first + 1]], weights[first + 1]
+        for j in range(n):
+            y = x[j] + w * c[j]
+            x[j] = y + z * d[j]
         first += 2
     if first < n_rows:
-        a = matrix[rows[first]]
-        wa = weights[first]
-        for j in range(x.shape[0]):
-            x[j] = x[j] + wa * a[j]
+        c, w = matrix[rows[first]], weights[first]
+        for j in range(n):
+            x[j] = x[j] + w * c[j]
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _add_eight_to_two(x, u, v, y, w, z, a, b):
+    """Each entry of the rows that is loaded is used twice."""
+    for j in range(x.shape[0]):
+        x[j] = _plus(_plus(x[j], u, a, j), v, b, j)
+        y[j] = _plus(_plus(y[j], w, a, j), z, b, j)
+
+
+@njit(cache=True, nogil=True)
+def _add_rows_to_all(matrix, rows, weights, n_rows, chosen, n_chosen, states):
+    """`_add_rows` to states[i] with weights[i], for each of the ``chosen`` i, to the bit.
+
+    Eight rows at a time go to all states, two by two, a tile of columns after the other.
+    """
+    whole = n_rows - n_rows % 8
+    for begin in range(0, matrix.shape[1], _TILE):
+        end = begin + _TILE
+        for first in range(0, whole, 8):
+            a = _four_rows(matrix, rows, first, begin, end)
+            b = _four_rows(matrix, rows, first + 4, begin, end)
+            for k in range(0, n_chosen - 1, 2):
+                i, m = chosen[k], chosen[k + 1]
+                _add_eight_to_two(
+                    states[i][begin:end], _four(weights[i], first), _four(weights[i], first + 4),
+                    states[m][begin:end], _four(weights[m], first), _four(weights[m], first + 4),
+                    a, b,
+                )  # fmt: skip
+            if n_chosen % 2 == 1:
+                i = chosen[n_chosen - 1]
+                u, v = _four(weights[i], first), _four(weights[i], first + 4)
+                _add_eight(states[i][begin:end], u, a, v, b)
+    for k in range(n_chosen):
+        i = chosen[k]
+        _add_rows(matrix, rows[whole:], weights[i][whole:], n_rows - whole, states[i])
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
@@ -95,6 +153,12 @@ def _copy(x, y):
     """y = x; assigning slices costs more than a step of a small model."""
     for j in range(x.shape[0]):
         y[j] = x[j]
+
+
+@njit(cache=True, nogil=True)
+def _clear(x):
+    for j in range(x.shape[0]):
+        x[j] = 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -131,10 +195,11 @@ def residual_sgd(
 
     Parameters
     ----------
-    kernel : (n, n) array
-        K, symmetric: its rows are read.
-    states : (m, n) array
-        Residuals of m replicas: at the start; on exit the last ones within the limit.
+    kernel : (n, width) array of float64 or float32
+        K, symmetric: its rows are read. Columns from n on hold zeros.
+    states : (m, width) array
+        Residuals of m replicas, and zeros from n on: at the start; on exit the last ones within the
+        limit.
     keys : (m, 2) uint64 array
     scheme, batch_size : int
     rule : tuple of five floats
@@ -155,23 +220,24 @@ def residual_sgd(
     the pass does to the residuals that a later one needs is read from K entry by entry, in the same
     order, so that joining changes no bit.
     """
-    n = kernel.shape[0]
+    n, width = kernel.shape
     plain = rule[1] == 0.0 and rule[2] == 0.0
     joined = max(1, _ROWS_PER_PASS // batch_size) if plain else 1
     per_step = n if scheme == BERNOULLI else batch_size
     permutation, positions, order = np.arange(n), np.empty(n, np.int64), np.empty(n + 1, np.int64)
     rows, weights = np.empty(joined * per_step, np.int64), np.empty(joined * per_step)
-    gradient, velocity = np.empty(n), np.empty(n)
-    z_before, velocity_before = np.empty(n), np.empty(n)
+    ends = np.empty(joined, np.int64)
+    gradient, velocity = np.empty(width), np.empty(width)
+    z_before, velocity_before = np.empty(width), np.empty(width)
     n_duals = duals.shape[1]
     dual_gradient, dual_velocity = np.empty(n_duals), np.empty(n_duals)
     dual_before, dual_velocity_before = np.empty(n_duals), np.empty(n_duals)
     for r in range(states.shape[0]):
         z, dual, key_0, key_1 = states[r], duals[r], keys[r, 0], keys[r, 1]
         order[n] = -1
-        velocity[:] = 0.0
-        dual_velocity[:] = 0.0
-        step, record, longest = 0, 0, _CHECK_EVERY
+        _clear(velocity)
+        _clear(dual_velocity)
+        step, record, longest = _ZERO, _ZERO, _CHECK_EVERY
         norm = _squared_norm(z)
         while True:
             if step == record_steps[record]:
@@ -187,33 +253,35 @@ def residual_sgd(
             _copy(dual, dual_before)
             _copy(dual_velocity, dual_velocity_before)
             while step < until:
-                n_rows, last = 0, min(step + joined, until)
-                for k in range(step, last):
-                    size = draw_batch(
-                        scheme, key_0, key_1, k, n, batch_size, permutation, positions, order,
-                        rows, n_rows,
-                    )  # fmt: skip
-                    scale = 1.0 / (batch_size if scheme == BERNOULLI else size)
+                n_steps = min(joined, until - step)
+                draw_batches(
+                    scheme, key_0, key_1, step, n_steps, n, batch_size, permutation, positions,
+                    order, rows, ends,
+                )  # fmt: skip
+                n_rows = _ZERO
+                for i in range(n_steps):
+                    end = ends[i]
+                    scale = 1.0 / (batch_size if scheme == BERNOULLI else end - n_rows)
                     if plain:
                         scale = -rule[0] * scale
-                    for j in range(n_rows, n_rows + size):
+                    for j in range(n_rows, end):
                         value = z[rows[j]]
                         if n_rows > 0:
                             value = _corrected(value, kernel, rows, weights, n_rows, rows[j])
                         weights[j] = scale * value
-                    n_rows += size
-                step = last
+                    n_rows = end
+                step += n_steps
                 if plain:
                     _add_rows(kernel, rows, weights, n_rows, z)
                     if n_duals > 0:
                         for j in range(n_rows):
                             dual[rows[j]] += weights[j]
                     continue
-                gradient[:] = 0.0
+                _clear(gradient)
                 _add_rows(kernel, rows, weights, n_rows, gradient)
                 _move(rule, gradient, velocity, z)
                 if n_duals > 0:
-                    dual_gradient[:] = 0.0
+                    _clear(dual_gradient)
                     for j in range(n_rows):
                         dual_gradient[rows[j]] += weights[j]
                     _move(rule, dual_gradient, dual_velocity, dual)
@@ -233,6 +301,92 @@ def residual_sgd(
                 _flush(z)
                 _flush(velocity)
                 _flush(dual_velocity)
+
+
+@njit(cache=True, nogil=True)
+def residual_sgd_shared(
+    kernel, states, keys, scheme, batch_size, lrs, record_steps, limit, losses, left, duals
+):
+    r"""`residual_sgd` of gradient descent at several rates that meet the same batches, to the bit.
+
+    Parameters
+    ----------
+    kernel, keys, scheme, batch_size, record_steps
+        As in `residual_sgd`.
+    states : (m, n_rates, width) array
+        Residuals of m replicas at each rate, in place.
+    lrs : (n_rates,) array
+    limit : (m,) array
+    losses : (m, n_rates, n_records) array
+    left : (m, n_rates) bool array
+        Set where a state left its limit. What stands there in the other arrays is then of no use:
+        `residual_sgd` makes that run again, and finds the step.
+    duals : (m, n_rates, n) or (m, n_rates, 0) array
+    """
+    n = kernel.shape[0]
+    n_rates = lrs.shape[0]
+    joined = max(1, _ROWS_PER_PASS // batch_size)
+    most = joined * (n if scheme == BERNOULLI else batch_size)
+    permutation, positions, order = np.arange(n), np.empty(n, np.int64), np.empty(n + 1, np.int64)
+    rows, weights = np.empty(most, np.int64), np.empty((n_rates, most))
+    ends = np.empty(joined, np.int64)
+    chosen = np.empty(n_rates, np.int64)
+    for r in range(states.shape[0]):
+        order[n] = -1
+        n_chosen = n_rates
+        for i in range(n_rates):
+            chosen[i] = i
+        step, record = _ZERO, _ZERO
+        while True:
+            at_record = step == record_steps[record]
+            kept = 0
+            for k in range(n_chosen):
+                i = chosen[k]
+                norm = _squared_norm(states[r, i])
+                if step > 0 and not (norm <= limit[r]):
+                    left[r, i] = True
+                    continue
+                chosen[kept] = i
+                kept += 1
+                if at_record:
+                    losses[r, i, record] = norm / (2 * n)
+                if step % _FLUSH_EVERY == 0 and step > 0:
+                    _flush(states[r, i])
+            n_chosen = kept
+            if at_record:
+                record += 1
+                if record == record_steps.shape[0]:
+                    break
+            if n_chosen == 0:
+                break
+            until = min(record_steps[record], (step // _FLUSH_EVERY + 1) * _FLUSH_EVERY)
+            until = min(until, step + _CHECK_EVERY)
+            while step < until:
+                n_steps = min(joined, until - step)
+                draw_batches(
+                    scheme, keys[r, 0], keys[r, 1], step, n_steps, n, batch_size, permutation,
+                    positions, order, rows, ends,
+                )  # fmt: skip
+                n_rows = _ZERO
+                for s in range(n_steps):
+                    end = ends[s]
+                    share = 1.0 / (batch_size if scheme == BERNOULLI else end - n_rows)
+                    for k in range(n_chosen):
+                        i = chosen[k]
+                        scale = -lrs[i] * share
+                        for j in range(n_rows, end):
+                            value = states[r, i, rows[j]]
+                            if n_rows > 0:
+                                value = _corrected(value, kernel, rows, weights[i], n_rows, rows[j])
+                            weights[i, j] = scale * value
+                    n_rows = end
+                step += n_steps
+                _add_rows_to_all(kernel, rows, weights, n_rows, chosen, n_chosen, states[r])
+                if duals.shape[2] > 0:
+                    for k in range(n_chosen):
+                        i = chosen[k]
+                        for j in range(n_rows):
+                            duals[r, i, rows[j]] += weights[i, j]
 
 
 @njit(cache=True, nogil=True)
@@ -259,8 +413,8 @@ def parameter_sgd(
     for r in range(states.shape[0]):
         theta = states[r]
         order[n] = -1
-        velocity[:] = 0.0
-        step, record = 0, 0
+        _clear(velocity)
+        step, record = _ZERO, _ZERO
         while True:
             if step == record_steps[record]:
                 total = 0.0
@@ -273,12 +427,12 @@ def parameter_sgd(
                     break
             size = draw_batch(
                 scheme, keys[r, 0], keys[r, 1], step, n, batch_size, permutation, positions, order,
-                rows, 0,
+                rows, _ZERO,
             )  # fmt: skip
             scale = 1.0 / (batch_size if scheme == BERNOULLI else max(size, 1))
             for j in range(size):
                 weights[j] = scale * (_dot(inputs[rows[j]], theta) - targets[rows[j]])
-            gradient[:] = 0.0
+            _clear(gradient)
             _add_rows(inputs, rows, weights, size, gradient)
             _copy(theta, before)
             _move(rule, gradient, velocity, theta)
@@ -317,9 +471,9 @@ def modal_descent(
     before, gradient, velocity, dual_velocity = np.empty(k), np.empty(k), np.empty(k), np.empty(k)
     for r in range(states.shape[0]):
         q = states[r]
-        velocity[:] = 0.0
-        dual_velocity[:] = 0.0
-        step, record = 0, 0
+        _clear(velocity)
+        _clear(dual_velocity)
+        step, record = _ZERO, _ZERO
         while True:
             if step == record_steps[record]:
                 losses[r, record] = (_squared_norm(q) + constant[r]) / (2 * n_samples)
