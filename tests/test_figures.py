@@ -29,6 +29,7 @@ COMPILED = (
     "sgd_escape",
     "sgd_prediction",
     "stochastic_edge",
+    "stochastic_edge_plane",
     "two_parameter_model",
     "typical_growth",
 )

@@ -260,7 +260,7 @@ def test_a_read_only_store_is_read_and_refused_only_where_points_are_missing(
     grid = study.GRID if finished else {**study.GRID, "a": [0.5]}
     sweep(study.curve, grid, store=tmp_path / "s", progress=False)
 
-    def refuse(target, data):
+    def refuse(target, data, *, durable):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(store_module, "write_whole", refuse)

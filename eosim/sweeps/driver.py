@@ -148,7 +148,7 @@ def sweep(
     with contextlib.ExitStack() as stack:
         if store is None:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="eosim-sweep-"))
-            place = Store(directory)
+            place = Store(directory, lasting=False)
         else:
             place = Store(store)
         tally = complete(
@@ -353,7 +353,7 @@ def _engine(
     stack: contextlib.ExitStack,
 ) -> Engine:
     if executor is None:
-        here = functools.partial(compute_point, function, identity, str(store.path))
+        here = functools.partial(compute_point, function, identity, store)
         return Guard(workers, here) if workers else InProcess(here)
     if isinstance(executor, str):
         try:
@@ -369,9 +369,7 @@ def _engine(
         executor = client.get_executor()
     # dask goes on waiting for a scheduler that is gone; only its client knows.
     client = getattr(executor, "_client", None)
-    elsewhere = functools.partial(
-        compute_elsewhere, os.getpid(), function, identity, str(store.path)
-    )
+    elsewhere = functools.partial(compute_elsewhere, os.getpid(), function, identity, store)
     return Futures(executor, elsewhere, lambda: getattr(client, "status", "running") == "running")
 
 

@@ -52,10 +52,9 @@ class Engine(Protocol):
 
 
 def compute_point(
-    function: Callable[..., Any], identity: Identity, store_path: str, key: str, point: Point
+    function: Callable[..., Any], identity: Identity, store: Store, key: str, point: Point
 ) -> Outcome:
     """Compute one point and write it; runs wherever the engine puts it, and returns no values."""
-    store = Store(store_path)
     try:
         with store.claim(key) as claimed:
             if not claimed:

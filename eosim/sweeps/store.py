@@ -113,8 +113,9 @@ def decode(data: bytes, key: str) -> tuple[str, Values]:
 class Store:
     """A directory: ``plan.json``, ``points/``, ``failed/``, ``running/`` (locks), ``aside/``."""
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], *, lasting: bool = True):
         self.path = Path(path).absolute()
+        self.lasting = lasting  # outlives the sweep, so that it must survive a power cut
 
     def point_path(self, key: str) -> Path:
         return self.path / "points" / f"{key}.npz"
@@ -127,7 +128,7 @@ class Store:
             with self.claim(leftover.name.partition(".")[0]) as claimed:
                 if claimed:  # else a living worker is writing it
                     leftover.unlink(missing_ok=True)
-        write_whole(self.path / "plan.json", plan.encode())
+        write_whole(self.path / "plan.json", plan.encode(), durable=self.lasting)
 
     def plan(self) -> str:
         return (self.path / "plan.json").read_text(encoding="utf-8")
@@ -144,7 +145,7 @@ class Store:
         return decode(data, key)
 
     def write(self, key: str, data: bytes) -> None:
-        write_whole(self.point_path(key), data)
+        write_whole(self.point_path(key), data, durable=self.lasting)
         (self.path / "failed" / f"{key}.json").unlink(missing_ok=True)
 
     def set_aside(self, key: str) -> Path:
@@ -157,7 +158,8 @@ class Store:
 
     def write_failure(self, key: str, point: Mapping[str, Scalar], reason: str, trace: str) -> None:
         content = {"point": encoded_point(point), "reason": reason, "traceback": trace}
-        write_whole(self.path / "failed" / f"{key}.json", json.dumps(content, indent=1).encode())
+        text = json.dumps(content, indent=1)
+        write_whole(self.path / "failed" / f"{key}.json", text.encode(), durable=self.lasting)
 
     def failure(self, key: str) -> str | None:
         """Why a point failed; None if it did not."""
@@ -207,21 +209,22 @@ class Store:
         return False
 
 
-def write_whole(target: Path, data: bytes) -> None:
-    """The file appears whole or not at all, and stays: temporary name, fsync, rename, fsync."""
+def write_whole(target: Path, data: bytes, *, durable: bool = True) -> None:
+    """The file appears whole or not at all: temporary name, rename; durable: and stays, by fsync."""
     unique = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     temporary = target.with_name(f"{target.stem}.{unique}.tmp")
     try:
         with open(temporary, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":
+    if durable and os.name == "posix":
         directory = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(directory)  # the rename itself survives a power cut only with this
