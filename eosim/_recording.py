@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import platform
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +11,13 @@ import numpy as np
 
 from eosim import measure
 from eosim._checks import Array
-from eosim._version import __version__
+from eosim.trajectory import versions
+
+__all__ = ["Recorder", "UndefinedLoss", "versions"]
+
+
+class UndefinedLoss(Exception):
+    """`eosim.measure.loss` is NaN at a state: the problem is not defined there."""
 
 
 class Recorder:
@@ -38,7 +44,11 @@ class Recorder:
         self._rows: dict[str, list[Any]] = {}
 
     def take(self, problem: Any, theta: Array, **available: Any) -> None:
-        """Append one row; ``available`` holds what a measurement may ask for by name."""
+        """Append one row; ``available`` holds what a measurement may ask for by name.
+
+        Nothing is appended where `UndefinedLoss` is raised.
+        """
+        row = {}
         for name, (function, wanted) in self._functions.items():
             missing = wanted - available.keys()
             if missing:
@@ -46,7 +56,12 @@ class Recorder:
                     f"record[{name!r}] asks for {', '.join(sorted(missing))}; here it can have "
                     f"{', '.join(sorted(available)) or 'nothing'} besides problem and theta"
                 )
-            result = function(problem, np.array(theta), **{key: available[key] for key in wanted})
+            row[name] = function(
+                problem, np.array(theta), **{key: available[key] for key in wanted}
+            )
+            if function is measure.loss and math.isnan(row[name]):
+                raise UndefinedLoss(f"{type(problem).__name__}.loss is nan")
+        for name, result in row.items():
             self.take_result(name, result)
 
     def take_result(self, name: str, result: Any) -> None:
@@ -70,16 +85,6 @@ class Recorder:
 
     def arrays(self) -> dict[str, Array]:
         return {name: np.array(rows) for name, rows in self._rows.items()}
-
-
-def versions() -> dict[str, str]:
-    """What must agree for two runs to agree bit for bit."""
-    return {
-        "eosim": __version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }
 
 
 def _extras(name: str, function: Callable[..., Any]) -> set[str]:

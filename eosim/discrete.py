@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from eosim._checks import Array, choice, integer, interface, real_number, state_vector
-from eosim._recording import Recorder, versions
+from eosim._recording import Recorder, UndefinedLoss, versions
 from eosim.optimizers import LocalRule, Rule, check_rule, needs_local
 from eosim.problems.base import Problem
 from eosim.sampling import SCHEMES, BatchStream, seed_sequence, stream_key
@@ -82,6 +83,8 @@ def run(
     Trajectory
         DIVERGED, with ``stop_step``, when a state is non-finite or its largest entry exceeds
         `DIVERGENCE_FACTOR` * (1 + max \|theta0\|); divergence is a result and raises nothing.
+        LEFT_RANGE, with ``stop_step``, at a state whose recorded loss is NaN; the run can go on from
+        the state recorded before.
 
     Raises
     ------
@@ -121,21 +124,27 @@ def run(
     local_wanted = needs_local(rule)
     step_function: Callable[..., Any] = rule.step
     times, steps, thetas = [], [], []
+    recorded = theta, rule_state, first, t  # the last state in the records
 
     def keep(step: int, batch: Array | None) -> bool:
         """Record the current state; whether its loss is below stop_below."""
+        nonlocal recorded
+        recorder.take(problem, theta, rule=rule, state=rule_state, batch=batch)
+        recorded = theta, rule_state, step, t
         times.append(t)
         steps.append(step)
         if keep_theta:
             thetas.append(np.array(theta))
-        recorder.take(problem, theta, rule=rule, state=rule_state, batch=batch)
         return stop_below is not None and float(problem.loss(theta)) < stop_below
 
     status, stop_step, step, batch = Status.COMPLETED, None, first, None
     batches: Iterator[Any] = repeat(None) if stream is None else stream.batches(first, last)
     bar = tqdm(total=n_steps, disable=not progress, desc="run", unit="step")
     with bar, np.errstate(over="ignore", invalid="ignore"):
-        converged = keep(first, None)
+        try:
+            converged = keep(first, None)
+        except UndefinedLoss as error:
+            raise ValueError(f"{error} at the start") from None
         while step < last and not converged:
             batch = next(batches)
             gradient = _gradient(problem, theta, batch, stream)
@@ -163,10 +172,17 @@ def run(
             else:
                 t = t_origin + (step - step_origin) * constant_lr
             bar.update()
-            if (step - first) % every == 0:
+            if (step - first) % every == 0 or step == last:
+                try:
+                    converged = keep(step, batch)
+                except UndefinedLoss:
+                    status, stop_step = Status.LEFT_RANGE, step
+                    break
+        if steps[-1] != step and status is Status.DIVERGED:
+            with suppress(UndefinedLoss):
                 converged = keep(step, batch)
         if steps[-1] != step:
-            converged = keep(step, batch)
+            theta, rule_state, step, t = recorded
     if converged:
         status = Status.CONVERGED
 
@@ -335,6 +351,11 @@ def _message(
             f"diverged: at step {stop_step} the state is non-finite or an entry exceeds {bound:.3g}. "
             "Divergence is a result; for a bounded run, lower lr below "
             "critical_sharpness(rule) * lr / sharpness"
+        )
+    if status is Status.LEFT_RANGE:
+        return (
+            f"left its range: at step {stop_step} the loss is nan, though the state is finite. Lower lr, "
+            "or look at the problem's loss there"
         )
     if status is Status.CONVERGED:
         return f"converged: the loss is below {stop_below:g} at step {step}"

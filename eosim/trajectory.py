@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from eosim._checks import Array
+from eosim._version import __version__
 
+_SCALARS = (
+    bool,
+    int,
+    float,
+    str,
+    type(None),
+)  # in a rule's state: JSON gives them back as they are
 _FORMAT = 1  # of saved files; raised whenever an older reader would misread a newer file
 
 
@@ -120,7 +129,8 @@ class Trajectory:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one ``.npz`` file: arrays, and JSON with versions and a checksum; never a pickle.
 
-        The file appears whole or not at all (temporary name, then rename).
+        The file appears whole or not at all (temporary name, then rename). TypeError, ValueError if
+        something in it is neither an array of numbers or text nor a scalar.
         """
         target = Path(path)
         arrays = {f"record/{name}": values for name, values in self.records.items()}
@@ -139,9 +149,11 @@ class Trajectory:
         if self.final_state is not None:
             state = self.final_state
             arrays["state/theta"] = state.theta
-            counters: dict[str, int] = {}
+            counters: dict[str, Any] = {}
             for index, entry in enumerate(state.rule_state):
-                if isinstance(entry, (int, np.integer)):
+                if type(entry) in _SCALARS:
+                    counters[str(index)] = entry
+                elif isinstance(entry, np.integer):
                     counters[str(index)] = int(entry)
                 else:
                     arrays[f"state/rule/{index}"] = np.asarray(entry)
@@ -154,6 +166,11 @@ class Trajectory:
                 "counters": counters,
             }
         text = json.dumps(header, sort_keys=True)
+        for name, values in arrays.items():
+            if np.asarray(values).dtype.hasobject:  # NumPy would pickle it, and load refuse it
+                raise TypeError(f"{name} must hold numbers or text to be saved, got {values!r}")
+            if "\0" in name:  # the archive would cut it there
+                raise ValueError(f"{name!r} must not hold a null character to be saved")
         payload = {**arrays, "header": np.array(text), "sha256": np.array(_digest(arrays, text))}
         handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".npz")
         try:
@@ -182,11 +199,19 @@ class Trajectory:
             raise ValueError(f"{path} is not a trajectory saved by eosim: {error}") from None
         if _digest(arrays, text) != digest:
             raise ValueError(f"{path} is damaged: its content does not match its checksum")
-        header = json.loads(text)
-        if header["format"] > _FORMAT:
+        try:
+            header = json.loads(text)
+            if header["format"] > _FORMAT:
+                newer = f"{path} has format {header['format']}; this eosim reads up to {_FORMAT}"
+                raise ValueError(newer)
+            return cls._of(header, arrays)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
-                f"{path} has format {header['format']}; this eosim reads up to {_FORMAT}"
-            )
+                f"{path} is not a trajectory saved by eosim: {type(error).__name__}: {error}"
+            ) from None
+
+    @classmethod
+    def _of(cls, header: dict[str, Any], arrays: dict[str, Array]) -> Trajectory:
         state = None
         if header["final_state"] is not None:
             saved = header["final_state"]
@@ -235,6 +260,16 @@ class Trajectory:
             variables[name] = (["t", *axes], values)
         attributes = {"status": self.status.name, "message": self.message}
         return xarray.Dataset(variables, coords={"t": self.t}, attrs=attributes)
+
+
+def versions() -> dict[str, str]:
+    """What must agree for two computations to agree bit for bit."""
+    return {
+        "eosim": __version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 def _digest(arrays: dict[str, Array], text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from eosim._checks import Array, float_array
+from eosim._checks import PRODUCTS, SAMPLES, Array, dense_fits, float_array
 from eosim.problems.base import directional_derivative
 
 CRITERIA = ("square", "cross_entropy")
@@ -92,6 +92,7 @@ class AutodiffProblem:
 
     def hessian(self, theta: Array, batch: Array | None = None) -> Array:
         """From ``dim`` products."""
+        dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
         product = self.hvp_at(theta, batch)
         matrix = np.stack([product(unit) for unit in np.eye(self.dim)])
         return (matrix + matrix.T) / 2
@@ -160,6 +161,8 @@ class AutodiffLeastSquares(AutodiffFiniteSum):
 
     def jacobian(self, theta: Array, batch: Array | None = None) -> Array:
         """df/dtheta, of shape (batch, n_outputs, dim): the model is called on one sample at a time."""
+        n = self.n_samples if batch is None else len(batch)
+        dense_fits("the Jacobian of one output", (n, self.dim), SAMPLES)
         return self.backend.jacobian(self._real("theta", theta), self._rows(batch))
 
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from eosim._checks import Array, Interval, float_array, integer, interface, real_number
+from eosim._checks import Array, Interval, dense_fits, float_array, integer, interface, real_number
 from eosim._maps import bias_map
-from eosim.trajectory import Status, Trajectory
+from eosim.trajectory import Status, Trajectory, versions
 
 # A run beyond 1e12 of its first squared residual, and of 1, grows super-exponentially.
 _DIVERGED = 1e12
@@ -73,7 +73,12 @@ def simulate(reduction: Reduction, n_steps: int) -> Trajectory:
         status=status,
         message=message,
         stop_step=stop_step,
-        settings={"reduction": type(reduction).__name__, "lr": reduction.lr, "n_steps": n_steps},
+        settings={
+            "reduction": type(reduction).__name__,
+            "lr": reduction.lr,
+            "n_steps": n_steps,
+            "versions": versions(),
+        },
     )
 
 
@@ -285,6 +290,7 @@ class LinearNetMoments:
     def start(self) -> tuple[float, Array, Array]:
         """(S, M, q)."""
         U, v = self.hidden, self.readout
+        dense_fits("M", (U.shape[1], U.shape[1]), "eosim.run of a TwoLayerNet does without")
         return float(v @ v), U.T @ U, U.T @ v
 
     def _residuals(self, q: Array) -> Array:
@@ -305,6 +311,7 @@ class LinearNetMoments:
     def observe(self, state: tuple[float, Array, Array]) -> dict[str, Any]:
         S, M, q = state
         X, residuals = self.inputs, self._residuals(q)
+        dense_fits("the NTK", (len(X), len(X)), "eosim.run of a TwoLayerNet does without")
         kernel = (S * X @ X.T + X @ M @ X.T) / (len(self.readout) * len(X))
         return {
             "output": residuals + self.targets,

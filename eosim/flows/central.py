@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eosim._checks import Array, Interval, integer, interface, real_number
+from eosim._checks import Array, Interval, dense_fits, integer, interface, real_number
 from eosim.flows._complementarity import NoSolution, solve_complementarity
 from eosim.flows._modes import Modes, top_modes, tracks
 from eosim.flows.base import Averages, LeftRange
@@ -142,7 +142,8 @@ class CentralFlow:
 
     def covariance(self, state: Array, branch: Array | None = None) -> Array:
         r""":math:`\Sigma`, of shape (dim, dim)."""
-        swing = self._swing(state, branch)
+        swing, dim = self._swing(state, branch), self.problem.dim
+        dense_fits("the covariance", (dim, dim), "averages(state) has its trace")
         return swing.U @ swing.X @ swing.U.T
 
     def _top(self, theta: Array, memory: _SecondMoments, branch: Array | None) -> Modes:

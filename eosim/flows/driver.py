@@ -19,7 +19,7 @@ from eosim._checks import (
     real_number,
     state_vector,
 )
-from eosim._recording import Recorder, versions
+from eosim._recording import Recorder, UndefinedLoss, versions
 from eosim.flows.base import AmbiguousBranch, Flow, LeftRange, OscillatingFlow
 from eosim.trajectory import RunState, Status, Trajectory
 
@@ -355,12 +355,18 @@ def _integrate(
                     break
                 t, y = float(time), result.y[:, -1]
             theta = flow.centre(y) if oscillating else y
+            try:
+                recorder.take(problem, theta.real)
+            except UndefinedLoss as error:
+                if not kept:
+                    raise ValueError(f"{error} at the first of times") from None
+                status, message = Status.LEFT_RANGE, f"left its range at t = {time:.6g}: {error}"
+                break
             kept.append(theta)
             if flow.is_complex:
                 recorder.put("imaginary_norm", np.linalg.norm(theta.imag))
             if oscillating and path is not None:
                 recorder.take_result("average", flow.averages(y, path.branch))
-            recorder.take(problem, theta.real)
             bar.update()
     evaluations = 0 if path is None else path.evaluations
     if status is Status.COMPLETED:

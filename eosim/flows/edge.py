@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from eosim._checks import Array, Interval, choice, integer, interface, real_number
+from eosim._checks import Array, Interval, choice, dense_fits, integer, interface, real_number
 from eosim.flows._modes import top_modes
 from eosim.flows.base import Averages
 from eosim.problems.base import Problem, hessian_products
@@ -133,6 +133,7 @@ class EdgeFlow:
     def covariance(self, state: Array) -> Array:
         r""":math:`\sum_j r_j^2 u_j u_j^\top`, of shape (dim, dim)."""
         _, U, log_sizes = self._split(state)
+        dense_fits("the covariance", (U.shape[1], U.shape[1]), "averages(state) has its trace")
         return (U.T * np.exp(2 * log_sizes)) @ U
 
     def _split(self, state: Array) -> tuple[Array, Array, Array]:

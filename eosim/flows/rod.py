@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eosim._checks import Array, choice, float_array, integer, interface
+from eosim._checks import Array, choice, dense_fits, float_array, integer, interface
 from eosim.flows._modes import top_modes
 from eosim.flows.base import Averages
 from eosim.flows.central import log_moments
@@ -124,6 +124,8 @@ class RodFlow:
         else:
             log_nu, buffers = np.zeros(0), memory
         z = np.concatenate([theta, *buffers])
+        few = "EdgeFlow and CentralFlow follow a few directions"
+        dense_fits("RodFlow: the covariance", (len(z), len(z)), few)
         if self.initial_covariance is not None:
             covariance = np.zeros((len(z), len(z)))
             covariance[: len(theta), : len(theta)] = self.initial_covariance

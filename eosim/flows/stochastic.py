@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from eosim._checks import (
+    PRODUCTS,
     Array,
     Interval,
+    dense_fits,
     float_array,
     integer,
     real_number,
@@ -254,5 +256,6 @@ class ShuffledEpochLoss:
         return directional_derivative(self.gradient, theta, v, self.analytic)
 
     def hessian(self, theta: Array) -> Array:
+        dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
         matrix = np.stack([self.hvp(theta, unit) for unit in np.eye(self.dim)], axis=1)
         return (matrix + matrix.T) / 2

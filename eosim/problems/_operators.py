@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from eosim._checks import Array, float_array, symmetric_matrix
+from eosim._checks import PRODUCTS, Array, dense_fits, float_array, symmetric_matrix
 
 LinearOperator = scipy.sparse.linalg.LinearOperator
 
@@ -21,7 +21,9 @@ def product(matrix: Any, columns: Array) -> Array:
 
 
 def dense(matrix: Any) -> Array:
-    """The matrix as an array."""
+    """The matrix as an array; MemoryError if it would not fit."""
+    if scipy.sparse.issparse(matrix) or isinstance(matrix, LinearOperator):
+        dense_fits("a sparse matrix or operator", matrix.shape, PRODUCTS)
     if scipy.sparse.issparse(matrix):
         return matrix.toarray()
     if isinstance(matrix, LinearOperator):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from eosim._checks import Array, float_array, integer, point
+from eosim._checks import PRODUCTS, Array, dense_fits, float_array, integer, point
 
 # Complex step: any length far below sqrt(machine epsilon) is exact to rounding (Squire & Trapp
 # 1998). Central differences: the cube root of epsilon balances truncation against rounding.
@@ -201,6 +201,7 @@ class FunctionProblem:
     def hessian(self, theta: Array) -> Array:
         if self.hessian_function is not None:
             return np.asarray(self.hessian_function(theta))
+        dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
         columns = [self.hvp(theta, unit) for unit in np.eye(self.dim)]
         matrix = np.stack(columns, axis=1)
         return (matrix + matrix.T) / 2

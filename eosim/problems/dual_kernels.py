@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import beta, polygamma
 
-from eosim._checks import Array, choice, float_array, integer, real_number
+from eosim._checks import Array, choice, dense_fits, float_array, integer, real_number
 from eosim.problems.feature_model import ACTIVATIONS, LEAKY_SLOPE, negative_slope
 
 
@@ -78,6 +78,8 @@ def dual_kernel(
             f"activation {activation!r} has no closed form for weights {weights!r}; average "
             "features of RandomFeatures instead"
         )
+    shape = (len(inputs), len(others))
+    dense_fits("the kernel", shape, "take the inputs in parts, or features of RandomFeatures")
     products = inputs @ others.T  # x.x', (n, n')
     squares, other_squares = np.sum(inputs**2, axis=1), np.sum(others**2, axis=1)
     if activation == "erf":

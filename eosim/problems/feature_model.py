@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 from scipy.special import erf
 
-from eosim._checks import Array, choice, float_array, integer, real_number, seeded
+from eosim._checks import (
+    SAMPLES,
+    Array,
+    choice,
+    dense_fits,
+    float_array,
+    integer,
+    real_number,
+    seeded,
+)
 from eosim.problems.regression import LinearRegression
 
 ACTIVATIONS = ("relu", "leaky", "identity", "tanh", "erf")
@@ -200,10 +209,13 @@ class RandomFeatures:
 
     def ntk(self, theta: Array) -> Array:
         """J J^T / n = (Phi Phi^T / n) kron I_k, of shape (n k, n k), the same at every theta."""
-        features = self.features()
+        features, size = self.features(), self.n_samples * self.n_outputs
+        dense_fits("the NTK", (size, size), SAMPLES)
         return np.kron(features @ features.T / self.n_samples, np.eye(self.n_outputs))
 
     def _features_at(self, inputs: Array) -> Array:
+        shape = (len(inputs), len(self.weights))
+        dense_fits("the features", shape, "LinearRegression takes them as a LinearOperator")
         pre = inputs @ self.weights.T  # (n, m)
         if self.activation == "tanh":
             values = np.tanh(pre)

@@ -15,9 +15,12 @@ import numpy as np
 from scipy.linalg import eigh
 
 from eosim._checks import (
+    PRODUCTS,
+    SAMPLES,
     Array,
     Interval,
     choice,
+    dense_fits,
     float_array,
     interface,
     real_number,
@@ -150,6 +153,7 @@ class QuadraticNet:
         return product / len(images)
 
     def hessian(self, theta: Array, batch: Array | None = None) -> Array:
+        dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
         jacobian = self.jacobian(theta, batch)[:, 0]  # (batch, dim)
         residuals = self.residuals(theta, batch)[:, 0]
         matrix = jacobian.T @ jacobian
@@ -175,6 +179,7 @@ class QuadraticNet:
 
         Of shape (n, n), from the n vectors :math:`\psi_a\theta_m`.
         """
+        dense_fits("the NTK", (self.n_samples, self.n_samples), SAMPLES)
         (images,) = self._images(None, theta)
         kernel = self.features @ self.features.T + self.prefactor**2 * (images @ images.T)
         return kernel / self.n_samples

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eosim._checks import Array, float_array
+from eosim._checks import PRODUCTS, SAMPLES, Array, dense_fits, float_array
 from eosim.problems._operators import LinearOperator, checked_matrix, dense, product, read_only
 
 
@@ -81,6 +81,7 @@ class LinearRegression:
     def jacobian(self, theta: Array, batch: Array | None = None) -> Array:
         """de/dtheta, of shape (batch, n_outputs, dim): the rows of X in every output's slots."""
         inputs, _ = self._rows(batch)
+        dense_fits("the Jacobian", (inputs.shape[0], self.n_outputs, self.dim), SAMPLES)
         rows = dense(inputs)  # (batch, d)
         slots = np.eye(self.n_outputs)  # (k, k)
         blocks = np.einsum("ij,ab->iajb", rows, slots)  # (batch, k, d, k)
@@ -102,6 +103,7 @@ class LinearRegression:
 
     def hessian(self, theta: Array, batch: Array | None = None) -> Array:
         """(X.T X / n) kron I_k, of shape (dim, dim)."""
+        dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
         if batch is None:
             return self._full_hessian
         return self._hessian_of(dense(self._rows(batch)[0]))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from eosim._checks import Array, float_array, integer, real_number
+from eosim._checks import PRODUCTS, Array, dense_fits, float_array, integer, real_number
 from eosim.problems._operators import checked_symmetric, dense, product, read_only
 
 
@@ -68,6 +68,7 @@ class Quadratic:
 
     @cached_property
     def _dense(self) -> Array:
+        dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
         return read_only(dense(self.matrix))
 
 
@@ -128,6 +129,7 @@ class Cosine:
         return np.cos(theta) * v
 
     def hessian(self, theta: Array) -> Array:
+        dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
         return np.diag(np.cos(theta))
 
     def third_derivative(self, theta: Array, a: Array, b: Array) -> Array:

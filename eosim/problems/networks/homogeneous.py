@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eosim._checks import (
+    PRODUCTS,
+    SAMPLES,
     Array,
     choice,
+    dense_fits,
     float_array,
     integer,
     point,
@@ -73,6 +76,7 @@ class _Form:
 
     def kernel(self, t: _Lifted) -> Array:
         """jacobian(t) @ jacobian(t).T without the Jacobian, of shape (batch, batch)."""
+        dense_fits("the NTK", (len(self.inputs), len(self.inputs)), SAMPLES)
         units, back = self.gates * t.pre, self.gates * t.readout
         gram = self.inputs @ self.inputs.T
         return self.prefactor**2 * (units @ units.T + gram * (back @ back.T))
@@ -119,6 +123,7 @@ class _TwoLayer:
 
     def hessian(self, theta: Array, batch: Array | None = None) -> Array:
         """(dim, dim): for small nets only."""
+        dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
         form, lifted, residuals = self._model(theta, batch)
         jacobian = form.jacobian(lifted)
         matrix = jacobian.T @ jacobian
@@ -136,6 +141,7 @@ class _TwoLayer:
     def jacobian(self, theta: Array, batch: Array | None = None) -> Array:
         """dz/dtheta, of shape (batch, 1, dim): 8 batch n (d + 1) bytes, on demand only."""
         form, lifted, _ = self._model(theta, batch)
+        dense_fits("the Jacobian", (len(form.inputs), 1, self.dim), SAMPLES)
         return form.jacobian(lifted)[:, None, :]
 
     def third_derivative(self, theta: Array, a: Array, b: Array) -> Array:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from eosim._checks import Array, integer, seeded
+from eosim._checks import PRODUCTS, SAMPLES, Array, dense_fits, integer, seeded
 from eosim.problems.networks._shared import checked_data, checked_points, split_layers
 from eosim.problems.regression import LinearRegression
 
@@ -137,11 +137,15 @@ class LinearNet(_LinearModel):
         With one output :math:`J_\Theta J_\Theta^\top = \sum_l |W_m \cdots W_{l+1}|^2 P_l^\top P_l`,
         :math:`P_l = W_{l-1} \cdots W_1`.
         """
-        return self._slopes(theta, np.eye(self.inputs.shape[1]))
+        d = self.inputs.shape[1]
+        dense_fits("the predictor's Jacobian", (d, self.n_outputs, self.dim), PRODUCTS)
+        return self._slopes(theta, np.eye(d))
 
     def jacobian(self, theta: Array, batch: Array | None = None) -> Array:
         """df/dtheta, of shape (batch, n_outputs, dim)."""
-        return self._slopes(theta, self.inputs if batch is None else self.inputs[batch])
+        inputs = self.inputs if batch is None else self.inputs[batch]
+        dense_fits("the Jacobian", (len(inputs), self.n_outputs, self.dim), SAMPLES)
+        return self._slopes(theta, inputs)
 
     def gradient(self, theta: Array, batch: Array | None = None) -> Array:
         slope = self.regression.gradient(self.predictor(theta), batch)
@@ -171,6 +175,7 @@ class LinearNet(_LinearModel):
 
     def hessian(self, theta: Array, batch: Array | None = None) -> Array:
         """(dim, dim) from dim products: for small nets only."""
+        dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
         matrix = np.stack([self.hvp(theta, unit, batch) for unit in np.eye(self.dim)])
         return (matrix + matrix.T) / 2
 
@@ -254,6 +259,7 @@ class DiagonalNet(_LinearModel):
 
     def predictor_jacobian(self, theta: Array) -> Array:
         """(diag b, diag a), of shape (d, 1, dim)."""
+        dense_fits("the predictor's Jacobian", (self.dim // 2, 1, self.dim), PRODUCTS)
         a, b = np.split(theta, 2)
         return np.hstack([np.diag(b), np.diag(a)])[:, None, :]
 
@@ -276,6 +282,7 @@ class DiagonalNet(_LinearModel):
 
     def hessian(self, theta: Array, batch: Array | None = None) -> Array:
         """(dim, dim)."""
+        dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
         predictor = self.predictor(theta)
         slope = self.regression.gradient(predictor, batch)
         factor = self.predictor_jacobian(theta)[:, 0]  # (d, dim)
