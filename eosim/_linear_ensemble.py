@@ -191,7 +191,9 @@ class LinearEnsemble:
         assert self.theta0 is not None
         inputs, targets = self._rows, np.ascontiguousarray(self.regression.targets[:, 0])
         losses, stops = self._empty(self.n_replicas)
-        theta = np.array(np.broadcast_to(self.theta0, (self.n_replicas, inputs.shape[1])))
+        theta = np.array(
+            np.broadcast_to(self.theta0, (self.n_replicas, inputs.shape[1])), order="C"
+        )
         limit = DIVERGENCE_FACTOR * (1 + np.abs(theta).max(axis=1))
 
         def task(chunk: slice) -> None:
@@ -214,7 +216,9 @@ class LinearEnsemble:
         outside = np.zeros_like(starts)
         if basis.shape[1] < n:
             outside = starts - _images(basis, states)
-            size = np.linalg.norm(outside, axis=1) / np.maximum(np.linalg.norm(starts, axis=1), _TINY)
+            size = np.linalg.norm(outside, axis=1) / np.maximum(
+                np.linalg.norm(starts, axis=1), _TINY
+            )
             outside[size < _ROUNDING] = 0
         constant = np.einsum("ij,ij->i", outside, outside)
         duals, limit = np.zeros_like(states), _norm_limit(starts)
@@ -246,7 +250,7 @@ class LinearEnsemble:
             assert self.theta0 is not None
             targets = self.regression.targets[:, 0]
             starts = _images(self.regression.inputs, np.atleast_2d(self.theta0)) - targets
-        return np.array(np.broadcast_to(starts, (n_replicas, starts.shape[-1])))
+        return np.array(np.broadcast_to(starts, (n_replicas, starts.shape[-1])), order="C")
 
     def _empty(self, n_replicas: int) -> tuple[Array, Array]:
         return np.full((n_replicas, len(self.record_steps)), np.inf), np.full(n_replicas, -1)

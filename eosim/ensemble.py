@@ -27,11 +27,13 @@ from eosim._linear_ensemble import (
     linear_memory,
     regression_of,
 )
+from eosim._quadratic_ensemble import QuadraticEnsemble
 from eosim._recording import Recorder, versions
 from eosim._threads import available_threads
 from eosim.discrete import run
 from eosim.optimizers import check_rule
 from eosim.problems.base import Problem
+from eosim.problems.quadratic_regression import QuadraticRegression
 from eosim.sampling import SCHEMES, seed_sequence, stream_key
 from eosim.trajectory import Status
 
@@ -275,6 +277,10 @@ def run_ensemble(
     enough steps to pay for it; replicas that cannot differ are then computed once. A frozen NTK is
     such a model, see `eosim.problems.frozen.frozen_ntk`.
 
+    `QuadraticRegression` is compiled too: a mini-batch step reads each triangle of Q that some replica
+    draws once ("triangles"), all samples take one matrix product per sample and block of replicas
+    ("products"). Its own ``dtype`` says how Q is kept.
+
     Rules without momentum that share their batches read K together in residual space, with the same
     bits ("residual_shared"). ``settings["method"]`` holds the form of every rule at every batch size.
 
@@ -317,9 +323,12 @@ def run_ensemble(
     Recorder(record)  # refuses what it cannot call
     regression = regression_of(problem)
     loss_alone = record is None or dict(record) == {"loss": measure.loss}
-    compiled = regression is not None and loss_alone and method != "generic"
+    quadratic = type(problem) is QuadraticRegression
+    compiled = (regression is not None or quadratic) and loss_alone and method != "generic"
     memories = [linear_memory(rule) if compiled else None for rule in rules]
-    if None in memories and (method in ("residual", "parameter") or residuals0 is not None):
+    if (None in memories or quadratic) and (
+        method in ("residual", "parameter") or residuals0 is not None
+    ):
         raise ValueError(
             f"{'residuals0' if residuals0 is not None else f'method {method!r}'} needs a problem that "
             "is linear in theta with one output, rules of linear memory of eosim.optimizers, no "
@@ -333,8 +342,10 @@ def run_ensemble(
         for r in range(1 if shared_batches else len(rules))
     ]
     steps = np.unique([*range(0, n_steps + 1, every), n_steps])
-    linear = None
-    if regression is not None and compiled:
+    linear: Any = None
+    if type(problem) is QuadraticRegression and compiled:
+        linear = QuadraticEnsemble(problem, theta0, n_replicas, steps, sampling, keep, threads)
+    elif regression is not None and compiled:
         linear = LinearEnsemble(
             regression, theta0, residuals0, n_replicas, steps, sampling, keep, threads, storage
         )

@@ -18,6 +18,7 @@ HOMES = ("adapters", "comparison", "discrete", "ensemble", "sweeps", "trajectory
 # Packages that are not required, by the one file that may use them, inside functions only.
 EXTRAS = {
     "trajectory.py": {"xarray"},
+    "certified.py": {"flint"},
     "data.py": {"sklearn"},
     "sweeps/dataset.py": {"xarray"},
     "sweeps/driver.py": {"distributed", "xarray"},
@@ -35,6 +36,7 @@ ARROWS = {
     "_version": set(),
     "_maps": set(),
     "adapters": {"problems"},
+    "certified": set(),
     "data": set(),
     "_kernels": {"_maps"},
     "catapult": {"_maps", "_kernels", "trajectory"},
@@ -43,17 +45,32 @@ ARROWS = {
     "sampling": {"_kernels"},
     "problems": {"_kernels"},
     "optimizers": {"_kernels"},
-    "measure": {"optimizers", "problems"},
+    "measure": {"certified", "optimizers", "problems"},
     "_recording": {"measure", "trajectory"},
     "_threads": set(),
     "discrete": _COMPUTING | {"_recording"},
     "flows": _COMPUTING | {"_recording"},
-    "stability": {"measure", "optimizers", "problems", "sampling"},
+    "stability": {"certified", "measure", "optimizers", "problems", "sampling"},
     "moments": {"sampling", "stability", "trajectory"},
     "sharpening": {"discrete", "optimizers", "problems", "sampling", "trajectory"},
     "two_parameter": set(),
     "_linear_ensemble": {"_kernels", "_threads", "discrete", "optimizers", "problems", "sampling"},
-    "ensemble": _COMPUTING | {"_linear_ensemble", "_recording", "_threads", "discrete"},
+    "_quadratic_ensemble": {
+        "_kernels",
+        "_linear_ensemble",
+        "_threads",
+        "discrete",
+        "problems",
+        "sampling",
+    },
+    "ensemble": _COMPUTING
+    | {
+        "_linear_ensemble",
+        "_quadratic_ensemble",
+        "_recording",
+        "_threads",
+        "discrete",
+    },
     "comparison": {"discrete", "flows", "measure", "optimizers", "problems", "trajectory"},
 }
 

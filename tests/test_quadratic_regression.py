@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import eosim
+from eosim.ensemble import run_ensemble
 from eosim.problems.base import third_derivative
 from eosim.problems.quadratic_regression import (
     QuadraticRegression,
@@ -138,6 +139,13 @@ def test_a_sample_that_does_not_exist_is_an_index_error():
     problem = QuadraticRegression(*data(3, 2))
     with pytest.raises(IndexError):
         problem.gradient(np.zeros(2), np.array([3]))
+
+
+def test_parameters_of_another_length_are_refused():
+    problem = QuadraticRegression(*data(3, 2))
+    for wrong in (np.zeros(3), np.zeros(1), np.zeros((1, 2))):
+        with pytest.raises(ValueError, match=r"theta must have shape \(2,\), got"):
+            problem.gradient(wrong)
 
 
 def test_non_finite_parameters_give_non_finite_results():
@@ -301,6 +309,145 @@ def test_runs_beyond_the_edge_of_a_flat_problem_diverge_and_below_it_converge():
     assert max(above["loss"]) > 10 * above["loss"][0]
 
 
+# --- many replicas at once ----------------------------------------------------------------------
+
+RULES = (
+    eosim.GradientDescent(0.1),
+    eosim.HeavyBall(0.05, 0.8),
+    eosim.Nesterov(0.05, 0.7),
+    eosim.QuasiHyperbolic(0.1, 0.7, 0.4),
+)
+
+
+def small(n, dim, dtype="float64"):
+    residuals, jacobian, tensor = data(n, dim, seed=2)
+    return QuadraticRegression(residuals, jacobian / np.sqrt(dim), 0.1 * tensor, dtype)
+
+
+def starts_of(n_replicas, dim):
+    return 0.1 * rng(3).standard_normal((n_replicas, dim))
+
+
+def stream(replica):
+    return np.random.SeedSequence(5, spawn_key=(replica,))
+
+
+def ensemble(problem, starts, n_steps=20, rules=RULES[0], **options):
+    options = {"n_replicas": len(starts), "seed": 5, "keep": ("theta", "residuals")} | options
+    return run_ensemble(problem, rules, starts, n_steps, **options)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("n", "dim"), [(6, 9), (7, 3), (1, 1)])
+def test_a_compiled_replica_is_the_run_on_the_same_batches(n, dim, scheme, dtype):
+    problem, starts = small(n, dim, dtype), starts_of(3, dim)
+    sizes = [*sorted({1, min(4, n), n}), None]
+    found = ensemble(problem, starts, 17, RULES, batch_sizes=sizes, sampling=scheme, every=5)
+    assert {form for forms in found.settings["method"] for form in forms[:-1]} <= {
+        "triangles",
+        "products",
+    }
+    assert found.settings["method"][0][-1] == "products"
+    for (i, rule), (j, size), r in itertools.product(
+        enumerate(RULES), enumerate(sizes), range(len(starts))
+    ):
+        path = eosim.run(
+            problem, rule, starts[r], 17, batch_size=size, sampling=scheme, seed=stream(r), every=5
+        )
+        last = path.final_state.theta
+        np.testing.assert_array_equal(found.step, path.step)
+        assert found.stop_step[i, j, r] == -1
+        np.testing.assert_allclose(found["loss"][i, j, r], path["loss"], rtol=1e-12)
+        np.testing.assert_allclose(found.final_theta[i, j, r], last, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(
+            found.final_residuals[i, j, r], problem.residuals(last)[:, 0], rtol=1e-12, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("dim", [5, pytest.param(360, marks=pytest.mark.size)])
+@pytest.mark.parametrize("size", [2, None])
+def test_the_bits_of_a_replica_depend_on_nothing_but_its_start_and_stream(size, dim):
+    """At dim 360 matrix products take more replicas each."""
+    problem, starts = small(3, dim), starts_of(70, dim)
+    problem = QuadraticRegression(
+        problem.initial_residuals, problem.initial_jacobian, problem.tensor / dim
+    )
+    whole = ensemble(problem, starts, 6, batch_sizes=size, threads=1)
+    assert np.isfinite(whole["loss"]).all()
+    for count, threads, every in ((70, 3, 1), (70, 70, 6), (33, 2, 4), (5, 1, 3), (1, 1, 1)):
+        part = ensemble(problem, starts[:count], 6, batch_sizes=size, threads=threads, every=every)
+        np.testing.assert_array_equal(part.final_theta, whole.final_theta[:, :, :count])
+        kept = np.isin(whole.step, part.step)
+        np.testing.assert_array_equal(part["loss"], whole["loss"][:, :, :count, kept])
+
+
+@pytest.mark.parametrize("size", [1, None])
+@pytest.mark.parametrize("rule", RULES[:2])
+def test_a_divergence_has_the_step_of_the_run_and_leaves_the_others_alone(rule, size):
+    problem, starts = small(4, 5), starts_of(12, 5)
+    calm = ensemble(problem, starts, 40, rule, batch_sizes=size)
+    assert not calm.diverged.any()
+    wild = starts.copy()
+    wild[[2, 3, 7, 11]] *= [[900.0], [30.0], [1e5], [2e3]]
+    found = ensemble(problem, wild, 40, rule, batch_sizes=size, every=7)
+    assert 3 <= found.diverged.sum() <= 4
+    for r, start in enumerate(wild):
+        path = eosim.run(problem, rule, start, 40, batch_size=size, seed=stream(r), every=7)
+        assert found.stop_step[0, 0, r] == (-1 if path.stop_step is None else path.stop_step)
+        assert np.isfinite(found.final_theta[0, 0, r]).all()
+        if path.stop_step is not None:
+            assert (np.isinf(found["loss"][0, 0, r]) == (found.step >= path.stop_step)).all()
+            np.testing.assert_allclose(
+                found.final_theta[0, 0, r], path.final_state.theta, rtol=1e-9
+            )
+    same = (starts == wild).all(axis=1)
+    np.testing.assert_array_equal(found.final_theta[:, :, same], calm.final_theta[:, :, same])
+
+
+def test_one_path_stands_for_all_replicas_that_cannot_differ():
+    problem = small(4, 5)
+    found = run_ensemble(
+        problem, RULES[:2], np.full(5, 0.1), 9, batch_sizes=[None, 4], n_replicas=3, seed=0
+    )
+    path = eosim.run(problem, RULES[0], np.full(5, 0.1), 9)
+    np.testing.assert_array_equal(found["loss"][0], np.broadcast_to(path["loss"], (2, 3, 10)))
+
+
+def test_other_records_rules_and_subclasses_take_the_generic_path():
+    class Tilted(QuadraticRegression):
+        def gradient(self, theta, batch=None):
+            return super().gradient(theta, batch) + 1
+
+    problem, starts = small(4, 5), starts_of(2, 5)
+    tilted = Tilted(problem.initial_residuals, problem.initial_jacobian, problem.tensor)
+    changes = [
+        (problem, {"record": {"gradient": eosim.measure.gradient_norm}}),
+        (problem, {"rules": eosim.DAL()}),
+        (problem, {"method": "generic"}),
+        (tilted, {}),
+    ]
+    for changed, options in changes:
+        found = ensemble(changed, starts, 3, batch_sizes=2, **options)
+        assert found.settings["method"] == [["generic"]]
+
+
+@pytest.mark.parametrize("change", [{"method": "residual"}, {"method": "parameter"}])
+def test_the_methods_of_linear_models_are_refused(change):
+    with pytest.raises(ValueError, match="linear in theta"):
+        ensemble(small(4, 5), starts_of(2, 5), batch_sizes=2, **change)
+
+
+@pytest.mark.parametrize("size", [2, None])
+@pytest.mark.parametrize("rule", [eosim.GradientDescent(0.5), eosim.HeavyBall(0.5, 0.1)])
+def test_a_state_that_has_decayed_is_zero_and_never_subnormal(rule, size):
+    """On all samples a step halves the state, and 2^-1024 is subnormal."""
+    problem = QuadraticRegression(np.zeros(3), np.sqrt(3) * np.eye(3), np.ones((3, 3, 3)) / 100)
+    found = ensemble(problem, 0.1 * np.ones((2, 3)), 1024, rule, batch_sizes=size, every=1024)
+    np.testing.assert_array_equal(found.final_theta, 0)
+    assert not found.diverged.any()
+
+
 # --- bad input ----------------------------------------------------------------------------------
 
 EYE = np.eye(2)
@@ -368,7 +515,6 @@ def test_the_kernel_multiplies_by_every_symmetric_unit_matrix():
         unit[j, k] = unit[k, j] = 1
         packed = unit[rows, columns][None]
         found = images(packed, np.array([0, 0]), vectors)
-        np.testing.assert_array_equal(found[:, 0], vectors @ unit)
-        np.testing.assert_array_equal(found[:, 1], vectors @ unit)
+        np.testing.assert_array_equal(found, [vectors @ unit] * 2)
         total = weighted_sum(packed, np.array([0, 0]), np.array([[2.0, 0.5]]))
         np.testing.assert_array_equal(total, 2.5 * packed)

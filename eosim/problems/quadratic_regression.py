@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from eosim._checks import (
+    SAMPLES,
     Array,
     Interval,
     choice,
+    dense_fits,
     float_array,
     integer,
     real_number,
@@ -52,8 +54,9 @@ class QuadraticRegression:
     Notes
     -----
     Q takes 4 n P^2 bytes (half of that in float32), and one pass over it gives loss and gradient; a
-    mini-batch reads only the matrices of its own samples. Everything is polynomial in theta and
-    continues to complex theta, without conjugation. `tensor` of an instance holds the triangles.
+    mini-batch reads only the matrices of its own samples, and `eosim.ensemble.run_ensemble` moves
+    many replicas in one pass. Everything is polynomial in theta and continues to complex theta,
+    without conjugation. `tensor` of an instance holds the triangles.
 
     Raises
     ------
@@ -115,8 +118,17 @@ class QuadraticRegression:
         return np.sum(residuals * residuals) / (2 * len(residuals))  # bilinear: no conjugation
 
     def gradient(self, theta: Array, batch: Array | None = None) -> Array:
-        residuals, jacobian = self._expand(theta, batch)
-        return residuals @ jacobian / len(residuals)
+        if np.iscomplexobj(theta):
+            residuals, jacobian = self._expand(theta, batch)
+            return residuals @ jacobian / len(residuals)
+        from eosim._kernels.quadratic_regression import mean_gradient
+
+        theta = np.ascontiguousarray(theta, dtype=float)
+        if theta.shape != (self.dim,):  # the kernel does not check bounds
+            raise ValueError(f"theta must have shape ({self.dim},), got {theta.shape}")
+        return mean_gradient(
+            self.tensor, self.initial_residuals, self.initial_jacobian, self._rows(batch), theta
+        )
 
     def hvp(self, theta: Array, v: Array, batch: Array | None = None) -> Array:
         residuals, jacobian, moved = self._expand(theta, batch, v)
@@ -139,6 +151,7 @@ class QuadraticRegression:
 
     def ntk(self, theta: Array) -> Array:
         """J J^T / n, of shape (n, n)."""
+        dense_fits("the NTK", (self.n_samples, self.n_samples), SAMPLES)
         _, jacobian = self._expand(theta, None)
         return jacobian @ jacobian.T / self.n_samples
 
@@ -157,7 +170,7 @@ class QuadraticRegression:
         products = images(self.tensor, rows, np.concatenate(parts))
         moved, start = [], 0
         for point, part in zip(points, parts, strict=True):
-            moved.append(_joined(products[start : start + len(part)], point))
+            moved.append(_joined(products[:, start : start + len(part)], point))
             start += len(part)
         slopes = self.initial_jacobian[rows]
         residuals = self.initial_residuals[rows] + (slopes + moved[0] / 2) @ theta
@@ -226,7 +239,9 @@ def random_quadratic_regression(
             jacobian *= np.sqrt(ntk_max * n_samples) / np.linalg.norm(jacobian, 2)
     else:
         jacobian = float_array("jacobian", jacobian, shape=(n_samples, dim))
-    packed = np.empty((n_samples, dim * (dim + 1) // 2), dtype)
+    shape = (n_samples, dim * (dim + 1) // 2)
+    dense_fits("the tensor", shape, "take float32, or fewer parameters", np.dtype(dtype).itemsize)
+    packed = np.empty(shape, dtype)
     for triangle in packed:
         triangle[:] = sigma * generator.standard_normal(packed.shape[1])
     packed.flags.writeable = False
@@ -306,5 +321,7 @@ def _parts(vector: Array) -> Array:
 
 
 def _joined(rows: Array, like: Array) -> Array:
-    """The inverse of `_parts` for images of a vector."""
-    return rows[0] + 1j * rows[1] if np.iscomplexobj(like) else rows[0]
+    """The inverse of `_parts` on the axis before the last."""
+    if np.iscomplexobj(like):
+        return rows[..., 0, :] + 1j * rows[..., 1, :]
+    return rows[..., 0, :]
