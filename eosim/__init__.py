@@ -11,6 +11,7 @@ from eosim._version import __version__
 if TYPE_CHECKING:
     from eosim import (
         catapult,
+        certified,
         data,
         flows,
         measure,
@@ -148,6 +149,7 @@ _HOME = {
 }
 _MODULES = (
     "catapult",
+    "certified",
     "data",
     "flows",
     "measure",
@@ -211,6 +213,7 @@ __all__ = [
     "TwoLayerNet",
     "__version__",
     "catapult",
+    "certified",
     "closed_form",
     "compare",
     "data",

@@ -16,6 +16,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 import eosim
 from eosim import (
     catapult,
+    certified,
     data,
     flows,
     measure,
@@ -1423,7 +1424,7 @@ public(
         "theta0": (ARRAY[0], ARRAY[2]),
         "n_steps batch_sizes n_replicas every threads": COUNT,
         "seed": SEED,
-        "sampling method": CHOICE,
+        "sampling method storage": CHOICE,
         "shared_batches": ((2, TypeError, "2"),),
         "record": ((3, TypeError, "int"),),
         "keep": (("nonsense", ValueError, "'nonsense'"), (3, TypeError, "3")),
@@ -1448,6 +1449,8 @@ public(
 )
 
 # Measures.
+SWITCH = (("yes", TypeError, "'yes'"), (2, TypeError, "2"))
+public(measure.sharpness, PLACE, {"problem": PROBLEM, "theta": POINT, "certify": SWITCH})
 for function in (
     measure.gauss_newton_spectrum,
     measure.gradient_norm,
@@ -1455,7 +1458,6 @@ for function in (
     measure.hessian_trace,
     measure.loss,
     measure.ntk_spectrum,
-    measure.sharpness,
     measure.spectrum_ends,
     measure.loss_alignment,
 ):
@@ -1575,19 +1577,17 @@ public(
         "batch_size": COUNT,
         "kind sampling": CHOICE,
         "momentum": POSITIVE,
+        "certify": SWITCH,
     },
 )
-for function in (stability.growth_rate, stability.noise_kernel_norm):
-    public(
-        function,
-        NOISY,
-        {
-            "kernel": MATRIX_OR_KERNEL,
-            "lr momentum": POSITIVE,
-            "batch_size": COUNT,
-            "kind sampling": CHOICE,
-        },
-    )
+NOISE = {
+    "kernel": MATRIX_OR_KERNEL,
+    "lr momentum": POSITIVE,
+    "batch_size": COUNT,
+    "kind sampling": CHOICE,
+}
+public(stability.noise_kernel_norm, NOISY, NOISE)
+public(stability.growth_rate, NOISY, {**NOISE, "certify": SWITCH})
 for function in (stability.one_step_matrix, stability.one_step_rates):
     public(
         function,
@@ -1614,7 +1614,7 @@ public(
     {"kernel": KERNEL, "residuals": np.ones(6)},
     {"kernel": MATRIX_OR_KERNEL, "residuals": ARRAY},
 )
-public(stability.critical_sharpness, {"rule": GD}, {"rule": RULE})
+public(stability.critical_sharpness, {"rule": GD}, {"rule": RULE, "certify": SWITCH})
 public(
     stability.loss_proportional_critical_lr,
     {"eigenvalues": [1.0, 2.0], "noise": 0.1},
@@ -1927,6 +1927,7 @@ EXEMPT = {
             "measure.curvature.Eigenvalue",
             "measure.curvature.Estimate",
             "measure.curvature.SpectrumEnds",
+            "certified.Enclosure",
             "measure.tracking.PreconditionedEigenvalue",
             "moments.closures.Energies",
             "problems.dual_kernels.SphereKernel",
@@ -1956,6 +1957,7 @@ EXEMPT = {
 MODULES = (
     eosim,
     catapult,
+    certified,
     data,
     flows,
     measure,

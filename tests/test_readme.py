@@ -16,6 +16,8 @@ def runs_here(block: str) -> bool:
     needed = [name for name in EXTRAS if f"import {name}\n" in block]
     if "eosim.data." in block:
         needed.append("sklearn")
+    if "certify=True" in block:
+        needed.append("flint")
     return all(importlib.util.find_spec(name) for name in needed)
 
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from scipy.linalg import eigh
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-from eosim._checks import Array, point
+from eosim._checks import PRODUCTS, Array, dense_fits, point
+from eosim.certified import (
+    CannotCertify,
+    Enclosure,
+    asked,
+    balls,
+    enclose_eigenvalue,
+    load_flint,
+    precise,
+)
 from eosim.problems.base import LeastSquares, Problem
 
 # Our choice: a dense symmetric eigenvalue problem of this size takes about 10 ms.
@@ -57,16 +66,27 @@ def gradient_norm(problem: Problem, theta: Array) -> float:
     return float(np.linalg.norm(problem.gradient(theta)))
 
 
-def sharpness(problem: Problem, theta: Array) -> Eigenvalue:
+@overload
+def sharpness(problem: Problem, theta: Array) -> Eigenvalue: ...
+@overload
+def sharpness(problem: Problem, theta: Array, *, certify: bool) -> Eigenvalue | Enclosure: ...
+def sharpness(problem: Problem, theta: Array, *, certify: bool = False) -> Eigenvalue | Enclosure:
     """The largest algebraic eigenvalue of the Hessian.
 
     Dense up to `DENSE_DIM` parameters, Lanczos (ARPACK, fixed start vector) beyond. A Lanczos run
     that does not converge returns its best value with ``converged`` False.
 
+    With ``certify`` an `Enclosure` is returned: of the largest eigenvalue of the symmetric part of the
+    float matrix ``problem.hessian(theta)``, proved by counting the positive pivots of H - s on both
+    sides of it, multiple or not. The rounding of the Hessian itself is not in it. Up to `DENSE_DIM`
+    parameters; needs ``pip install "eosim[certify]"``.
+
     Raises
     ------
     ValueError
         If the Hessian is not finite at theta.
+    ImportError, CannotCertify
+        With ``certify``: if python-flint is missing, or there are too many parameters.
 
     Examples
     --------
@@ -74,7 +94,7 @@ def sharpness(problem: Problem, theta: Array) -> Eigenvalue:
     >>> eosim.measure.sharpness(eosim.Quadratic(np.diag([3.0, -5.0])), np.zeros(2)).value
     3.0
     """
-    return _extreme(problem, theta, "LA")
+    return _certified(problem, theta) if asked(certify) else _extreme(problem, theta, "LA")
 
 
 def spectrum_ends(problem: Problem, theta: Array) -> SpectrumEnds:
@@ -121,6 +141,7 @@ def _flat_jacobian(problem: LeastSquares, theta: Array) -> Array:
             f"{type(problem).__name__} is no least-squares problem: it has no jacobian(theta)"
         )
     point(problem, theta=theta)
+    dense_fits("the Jacobian", (problem.n_samples, problem.dim), PRODUCTS)
     return problem.jacobian(theta).reshape(-1, problem.dim)  # (n * n_outputs, dim)
 
 
@@ -141,6 +162,19 @@ def _finite_hessian(problem: Problem, theta: Array) -> Array:
     if not np.isfinite(hessian).all():  # eigen-solvers may return finite numbers for NaN
         raise ValueError("the Hessian is not finite at theta")
     return hessian
+
+
+def _certified(problem: Problem, theta: Array) -> Enclosure:
+    point(problem, theta=theta)
+    if problem.dim > DENSE_DIM:
+        raise CannotCertify(
+            f"sharpness with certify=True takes at most {DENSE_DIM} parameters, got {problem.dim}; "
+            "without it the residual bounds the distance to the nearest eigenvalue"
+        )
+    with precise():
+        matrix = balls(_finite_hessian(problem, theta))
+        symmetric = (matrix + matrix.transpose()) * load_flint().arb(0.5)
+        return enclose_eigenvalue(symmetric, 1)
 
 
 def _extreme(problem: Problem, theta: Array, which: str) -> Eigenvalue:

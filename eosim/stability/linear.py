@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.polynomial import chebyshev, polynomial
 
 from eosim._checks import Array
+from eosim.certified import Enclosure, asked
 from eosim.optimizers import Rule, check_rule, needs_local
+from eosim.stability.exact_recursion import enclose_critical_sharpness
 
 # Step counters (bias corrections) are taken where every customary correction has died out.
 _LATE = 10**9
@@ -35,7 +38,11 @@ _ROUNDING = 1e-12
 _CROSSING_RATE = 1e-6
 
 
-def critical_sharpness(rule: Rule) -> float:
+@overload
+def critical_sharpness(rule: Rule) -> float: ...
+@overload
+def critical_sharpness(rule: Rule, *, certify: bool) -> float | Enclosure: ...
+def critical_sharpness(rule: Rule, *, certify: bool = False) -> float | Enclosure:
     """The smallest curvature above 0 beyond which ``rule`` is linearly unstable.
 
     Beyond it the spectral radius of the recursion on a quadratic exceeds 1.
@@ -45,6 +52,9 @@ def critical_sharpness(rule: Rule) -> float:
     rule : Rule
         Any rule whose step is linear in (theta, state, gradient), a user's too. Integer entries of
         its state are step counters, and are taken late (10^9), after any bias correction.
+    certify : bool
+        Prove the threshold in exact rationals, from the rule's own step: every float attribute of
+        the rule is the binary number that it is. Needs ``pip install "eosim[certify]"``.
 
     Returns
     -------
@@ -52,12 +62,19 @@ def critical_sharpness(rule: Rule) -> float:
         0 if the rule is unstable at once, inf if it never is. Relative error about 1e-12; it grows
         where poles of the rule crowd at z = 1 (quasi-hyperbolic momentum with nu > 1 keeps 1e-9 up
         to a momentum of about 1 - 1e-4).
+    Enclosure
+        With ``certify``: the nearest floats on both sides. The spectral radius is at most 1 at every
+        positive curvature up to ``lower``, and exceeds 1 at curvatures arbitrarily close to a number in
+        the enclosure. (0, 0) and (inf, inf) are proved, too.
 
     Raises
     ------
     TypeError, ValueError
         If the rule is none, or its step is not linear (an adaptive rule must have its
         preconditioner frozen first).
+    ImportError, CannotCertify
+        With ``certify``: if python-flint is missing; if the step counts, does not run on exact
+        numbers, or keeps a pair of roots reciprocal at every curvature.
 
     Examples
     --------
@@ -66,6 +83,8 @@ def critical_sharpness(rule: Rule) -> float:
     38.0
     """
     drift, response = linearised(rule)
+    if asked(certify):
+        return enclose_critical_sharpness(rule)
     p, q = _polynomials(drift, response)
     unit = float(np.abs(q).max())  # curvatures are measured in units of 1 / unit, about 1 / lr
     if unit == 0:

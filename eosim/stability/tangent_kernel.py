@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh
 
-from eosim._checks import Array, float_array, integer, interface, state_vector, symmetric_matrix
+from eosim._checks import (
+    Array,
+    dense_fits,
+    float_array,
+    integer,
+    interface,
+    state_vector,
+    symmetric_matrix,
+)
 
 # Our choice: what is smaller counts as zero. Singular values of a Jacobian are exact to about
 # 1e-16 of the largest, eigenvalues of a matrix product likewise: both leave a margin of four digits.
@@ -106,6 +114,7 @@ class TangentKernel:
     def matrix(self) -> Array:
         """Theta, (n * n_outputs, n * n_outputs)."""
         V = self.vectors()
+        dense_fits("the NTK", (len(V), len(V)), "its factors are eigenvalues and vectors()")
         return (V * self.eigenvalues) @ V.T
 
     @property
@@ -140,6 +149,8 @@ def tangent_kernel(problem: Any, theta: Any) -> TangentKernel:
     if problem.dim > _WIDE * problem.n_samples * n_outputs and hasattr(problem, "ntk"):
         return TangentKernel.from_matrix(problem.ntk(theta), n_outputs)
     interface("problem", problem, ("jacobian",))
+    shape = (problem.n_samples * n_outputs, problem.dim)
+    dense_fits("the Jacobian", shape, "eosim.stability.LanczosKernelNorm takes it in parts")
     return TangentKernel.from_jacobian(problem.jacobian(theta).reshape(-1, problem.dim), n_outputs)
 
 
