@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def linear_memory(rule: Any) -> tuple[float, float, float, float, float] | None:
     return lr, b, 1 - b, 1 - float(rule.nu), float(rule.nu)
 
 
-def is_plain(memory: tuple[float, ...] | None) -> bool:
+def is_plain(memory: tuple[float, ...] | None) -> TypeGuard[tuple[float, ...]]:
     """Whether a rule of this `linear_memory` is gradient descent."""
     return memory is not None and memory[1:] == (0.0, 0.0, 1.0, 0.0)
 

@@ -342,11 +342,11 @@ def run_ensemble(
         for r in range(1 if shared_batches else len(rules))
     ]
     steps = np.unique([*range(0, n_steps + 1, every), n_steps])
-    linear: Any = None
+    engine: Any = None
     if type(problem) is QuadraticRegression and compiled:
-        linear = QuadraticEnsemble(problem, theta0, n_replicas, steps, sampling, keep, threads)
+        engine = QuadraticEnsemble(problem, theta0, n_replicas, steps, sampling, keep, threads)
     elif regression is not None and compiled:
-        linear = LinearEnsemble(
+        engine = LinearEnsemble(
             regression, theta0, residuals0, n_replicas, steps, sampling, keep, threads, storage
         )
 
@@ -360,16 +360,15 @@ def run_ensemble(
     with bar:
         for s, size in enumerate(sizes):
             drawn = None if size == problem_size and sampling == "without_replacement" else size
-            form = "generic" if linear is None else linear.form(drawn, every, method)
+            form = "generic" if engine is None else engine.form(drawn, every, method)
             for r, memory in enumerate(memories):
                 if memory is not None:
                     forms[r][s] = form
-            if linear is not None and form == "residual" and shared_batches:
-                together = [r for r, memory in enumerate(memories) if is_plain(memory)]
-                if len(together) > 1:
-                    rates_together = np.array([memories[r][0] for r in together])
-                    found = linear.residual_shared(rates_together, size, keys[0])
-                    for r, cell in zip(together, found, strict=True):
+            if engine is not None and form == "residual" and shared_batches:
+                plain = {r: memory[0] for r, memory in enumerate(memories) if is_plain(memory)}
+                if len(plain) > 1:
+                    found = engine.residual_shared(np.array([*plain.values()]), size, keys[0])
+                    for r, cell in zip(plain, found, strict=True):
                         cells[r, s], forms[r][s] = cell, "residual_shared"
                         bar.update()
             for r, rule in enumerate(rules):
@@ -385,7 +384,7 @@ def run_ensemble(
                         batch_size=size, sampling=sampling, record=record, every=every,
                     )  # fmt: skip
                 else:
-                    cells[r, s] = getattr(linear, form)(memories[r], drawn, keys[stream])
+                    cells[r, s] = getattr(engine, form)(memories[r], drawn, keys[stream])
                 bar.update()
     ordered = [cells[r, s] for r in range(len(rules)) for s in range(len(sizes))]
 

@@ -10,10 +10,12 @@ import eosim
 from eosim.sampling import batch_moments, noise_factor
 from eosim.stability import (
     TangentKernel,
+    _noise_kernel,
     critical_batch_size,
     critical_lr,
     generalised_sharpness,
     growth_rate,
+    mean_square,
     noise_floor,
     noise_kernel_norm,
     tangent_kernel,
@@ -266,6 +268,89 @@ def test_tangent_kernels_of_problem_matrix_and_spectrum_agree():
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def dense_noise_kernel(kernel, lr, size, momentum=0.0):
+    """G, entry by entry from its definition, for one output."""
+    n, V, x = kernel.n_samples, kernel.eigenvectors, lr * kernel.eigenvalues
+    kept, noise = batch_moments(n, size, "without_replacement")
+    numerator, denominator = mean_square.moment_response(x[:, None], x, momentum)
+    pull = x[:, None] * x * numerator / denominator
+    weight = noise * n * pull / (1 + (1 - kept) * pull)
+    return np.einsum("ia,ib,ja,jb,ab->ij", V, V, V, V, weight, optimize=True)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("seed", range(8))
+def test_at_the_threshold_the_dense_noise_kernel_has_the_largest_eigenvalue_one(seed, momentum):
+    generator = np.random.default_rng(seed)
+    rows = generator.exponential(size=40)[:, None] ** (seed % 3) * generator.standard_normal(
+        (40, 60)
+    )
+    kernel = TangentKernel.from_jacobian(
+        rows[:, : 20 + 5 * seed] * np.arange(1, 21 + 5 * seed) ** -0.5
+    )
+    for size in (1, 10, 39):
+        lr = critical_lr(kernel, size, momentum=momentum)
+        largest = np.linalg.eigvalsh(dense_noise_kernel(kernel, lr, size, momentum))[-1]
+        assert abs(largest - 1) < 1e-11
+
+
+def test_nearly_equal_samples_do_not_pass_for_one():
+    """A search that stops at their mean, where its residual is 1e-7, is not within 1e-8."""
+    lam = np.append(np.linspace(1, 2, 20), [3, 3 * (1 - 1e-7)])
+    for size in (1, 5):
+        assert abs(critical_lr(np.diag(lam), size) * 22 * 3 / (2 * size) - 1) < 1e-12
+
+
+def test_the_search_for_a_threshold_takes_few_products(monkeypatch):
+    """Preconditioned; without it these take 18 to 50."""
+    count = []
+    products = _noise_kernel.HalfProducts.diagonal_blocks
+    monkeypatch.setattr(
+        _noise_kernel.HalfProducts,
+        "diagonal_blocks",
+        lambda self, doubled: (count.append(1), products(self, doubled))[1],
+    )
+    generator = np.random.default_rng(0)
+    for kernel in (
+        TangentKernel.from_jacobian(generator.standard_normal((80, 160))),
+        TangentKernel.from_jacobian(
+            generator.exponential(size=80)[:, None] * generator.standard_normal((80, 120))
+        ),
+        np.diag(np.linspace(1, 3, 50)),
+    ):
+        count.clear()
+        critical_lr(kernel, 5)
+        assert len(count) <= 16
+
+
+@pytest.mark.parametrize("n_outputs", [1, 3])
+@pytest.mark.parametrize("sign", ["mixed", "positive", "negative", "zero"])
+def test_half_products_are_those_of_whole_matrices(sign, n_outputs):
+    generator = np.random.default_rng(4)
+    kernel = TangentKernel.from_jacobian(generator.standard_normal((5 * n_outputs, 7)), n_outputs)
+    V = kernel.eigenvectors
+    factor = generator.standard_normal((5, n_outputs, n_outputs))
+    square = factor @ factor.transpose(0, 2, 1)
+    blocks = {
+        "mixed": factor + factor.transpose(0, 2, 1),
+        "positive": square,
+        "negative": -square,
+        "zero": 0 * square,
+    }[sign]
+    products = _noise_kernel.HalfProducts(kernel)
+    for _ in range(2):  # once more, with what the first use left in memory
+        whole = V.T @ scipy.linalg.block_diag(*blocks) @ V
+        packed = products.sandwich(blocks.ravel())
+        np.testing.assert_allclose(packed, _noise_kernel.pack(whole), atol=1e-13)
+        doubled = packed * _noise_kernel.pairs(kernel.eigenvalues)[2]
+        image = (V @ whole @ V.T).reshape(5, n_outputs, 5, n_outputs)
+        diagonal = image[np.arange(5), :, np.arange(5), :]
+        np.testing.assert_allclose(products.diagonal_blocks(doubled), diagonal.ravel(), atol=1e-13)
+        if n_outputs == 1:
+            own = np.einsum("ia,ab,ib->i", V**2, whole, V**2)
+            np.testing.assert_allclose(products.own_weight(doubled), own, atol=1e-13)
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e150, 1e300])

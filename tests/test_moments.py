@@ -7,12 +7,14 @@ import pytest
 import scipy.linalg
 
 import eosim
+from eosim._kernels.volterra import totals
 from eosim.moments import (
     Covariance,
     DiagonalClosure,
     Energies,
     HomogenizedSGD,
     StreamingSGD,
+    VolterraEquation,
     energies,
     volterra_equation,
 )
@@ -53,6 +55,48 @@ def test_covariance_is_that_of_all_batches(n, dim, n_outputs, size, sampling, mo
         moments = model.step(moments)
     losses = eosim.predict(model, residuals.reshape(n, n_outputs), 3)["loss"]
     np.testing.assert_allclose(losses, np.trace(expected, axis1=1, axis2=2) / (2 * n), rtol=1e-12)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize(("n", "dim", "n_outputs"), [(6, 4, 1), (6, 9, 1), (4, 5, 2), (1, 1, 3)])
+def test_losses_of_a_covariance_are_those_of_its_steps(n, dim, n_outputs, sampling):
+    """In the eigenbasis, one triangle and one matrix product; as matrices of residuals, two."""
+    kernel = random_kernel(n + dim, n, dim, n_outputs)
+    factor = np.random.default_rng(2).standard_normal((n * n_outputs, n * n_outputs))
+    model = Covariance(kernel, 0.8 * critical_lr(kernel, 1, sampling=sampling), 1, sampling)
+    for initial in (factor @ factor.T, factor[0]):
+        moments, losses = model.start(initial), []
+        for _ in range(301):
+            losses.append(np.trace(moments.residual) / (2 * n))
+            moments = model.step(moments)
+        found = eosim.predict(model, initial, 300)["loss"]
+        np.testing.assert_allclose(found, losses, rtol=1e-11, atol=1e-15 * losses[0])
+
+
+def test_a_covariance_is_symmetric_and_decreasing_after_ten_thousand_steps():
+    kernel = random_kernel(8, 12, 24)
+    model = Covariance(kernel, 0.97 * critical_lr(kernel, 3), 3)
+    moments, losses = model.start(np.ones(12)), []
+    for _ in range(10_001):
+        losses.append(np.trace(moments.residual) / 24)
+        moments = model.step(moments)
+    assert (moments.residual == moments.residual.T).all()
+    assert (np.diff(losses[100:]) < 0).all()  # at first the noise may win
+    assert (np.diff(eosim.predict(model, np.ones(12), 10_000)["loss"][100:]) < 0).all()
+    rate = growth_rate(kernel, model.lr, 3)
+    assert abs(losses[-1] / losses[-2] / rate - 1) < 1e-11
+
+
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_a_covariance_beyond_the_range_of_numbers_is_a_divergence(n_outputs):
+    kernel = random_kernel(8, 5, 12, n_outputs)
+    model = Covariance(kernel, 10 * critical_lr(kernel, 1), 1)
+    steps = np.array([2000, 3000])
+    trajectory = eosim.predict(model, np.ones(5 * n_outputs), steps)
+    assert trajectory.status is eosim.Status.DIVERGED
+    with np.errstate(over="ignore", invalid="ignore"):
+        losses = [row["loss"] for row in model.march(np.ones(5 * n_outputs), steps)]
+    assert losses == [math.inf, math.inf]
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -120,6 +164,117 @@ def test_one_eigendecomposition_gives_any_horizon(kind):
         now = step
         expected.append((state[0].sum() + energy) / 14)
     np.testing.assert_allclose(eosim.predict(model, residuals, steps)["loss"], expected, rtol=1e-10)
+
+
+def slow_totals(modes, kept, feed, outside, steps):
+    """Sums of the modes, one at a time."""
+    p, found = [float(value) for value in modes], []
+    for step in range(int(steps[-1]) + 1):
+        if step in steps:
+            found.append(sum(p))
+        met = sum(p) + outside
+        p = [k * value + f * met for k, f, value in zip(kept, feed, p, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("n_modes", [1, 2, 13])
+@pytest.mark.parametrize("outside", [0.0, 0.3])
+def test_compiled_totals_are_those_of_one_mode_at_a_time(n_modes, outside):
+    generator = np.random.default_rng(n_modes)
+    modes, feed = generator.exponential(size=(2, n_modes)) / n_modes
+    kept = generator.uniform(-0.9, 0.9, n_modes)
+    for steps in (np.arange(1), np.arange(40), np.array([0, 3, 130]), np.array([70])):
+        for source in (feed / 10, np.zeros(n_modes)):
+            expected = slow_totals(modes, kept, source, outside, steps)
+            found = totals(modes, kept, source, outside, steps)
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("n_outputs", [1, 2])
+@pytest.mark.parametrize("momentum", [0.0, 0.4])
+@pytest.mark.parametrize("kind", ["closure", "finite", "delocalised"])
+def test_losses_at_once_are_those_of_the_trajectory_and_of_its_steps(kind, momentum, n_outputs):
+    kernel = random_kernel(6, 7, 4, n_outputs)
+    residuals = np.random.default_rng(4).standard_normal(7 * n_outputs)
+    model = DiagonalClosure(kernel, 0.2, 2, kind, momentum=momentum)
+    start, outside = energies(kernel, residuals), model._outside(residuals)
+    for steps in ([*range(51)], [0], [3, 4, 1000], [20]):
+        losses = model.losses(residuals, steps)
+        recorded = eosim.predict(model, residuals, steps)["loss"]
+        np.testing.assert_allclose(losses, recorded, rtol=1e-13)
+        sums = np.array([*model._near(start.modes, outside, np.array(steps))])
+        np.testing.assert_allclose(losses, (sums + start.outside) / 14, rtol=1e-12)
+    np.testing.assert_array_equal(model.losses(residuals, 50), model.losses(residuals, range(51)))
+
+
+@pytest.mark.parametrize("outside", [0.0, 2.0])
+@pytest.mark.parametrize("spectrum", [[2.0, 1.0, 0.5], [1.0, 1.0, 1.0], [1.6, 1.0, 1e-9]])
+def test_the_eigendecomposition_knows_flips_and_zeros_of_the_step(spectrum, outside):
+    """Single samples: the finite form multiplies mode a by 1 - 2 x_a, negative or 0."""
+    model = DiagonalClosure(TangentKernel.from_spectrum(spectrum, 5), 0.5, 1, "finite")
+    start, steps = Energies(np.array([1.0, 0.5, 2.0]), outside), np.array([0, 1, 2, 3, 8, 33])
+    far = model._far(start.modes, outside, steps)
+    np.testing.assert_allclose(far, [*model._near(start.modes, outside, steps)], rtol=1e-13)
+
+
+def test_at_the_threshold_what_never_moves_makes_a_mode_grow_linearly():
+    """x = 2 at single samples: p' = p + x^2 times the energy outside."""
+    model = DiagonalClosure(TangentKernel.from_spectrum([1.0], 5), 2.0, 1, "finite")
+    steps = np.array([0, 1, 2, 1000])
+    found = model._far(np.array([1.0]), 0.5, steps)
+    np.testing.assert_allclose(found, 1 + 4 * 0.5 * steps, rtol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["closure", "finite"])
+@pytest.mark.parametrize("steps", [3000, [10**7]])
+def test_losses_beyond_the_range_of_numbers_are_not_finite(kind, steps):
+    kernel = random_kernel(6, 7, 4)
+    model = DiagonalClosure(kernel, 5 * critical_lr(kernel, 2), 2, kind)
+    assert not np.isfinite(model.losses(Energies(np.ones(4)), steps)[-1])
+
+
+def test_the_cheaper_method_is_taken_and_recorded():
+    start = Energies(np.ones(50))
+    model = DiagonalClosure(np.ones(50), 0.01, 10, "finite")
+    for steps, method in ((10**4, "recursion"), ([10**7], "eigendecomposition")):
+        assert eosim.predict(model, start, steps).settings["method"] == method
+    model = DiagonalClosure(np.ones(50), 0.01, 10, "finite", momentum=0.5)
+    assert model.method(np.array([10**7])) == "recursion"
+
+
+def test_a_horizon_of_small_rates_is_as_exact_as_its_time():
+    """10^12 steps at lr 10^-12: homogenised SGD but for O(lr)."""
+    spectrum = np.linspace(0.1, 2, 20)
+    start, steps = Energies(np.ones(20)), np.array([10**11, 10**12, 10**13])
+    discrete = DiagonalClosure(spectrum, 1e-12, 4, "delocalised").losses(start, steps)
+    limit = eosim.predict(HomogenizedSGD(spectrum, 1e-12, 4), start, steps)["loss"]
+    np.testing.assert_allclose(discrete, limit, rtol=1e-10)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_has_decayed_is_zero_and_not_subnormal(size):
+    kernel = flat_kernel(4)
+    lr = 0.6 * critical_lr(kernel, size)
+    closed = DiagonalClosure(kernel, lr, size, "finite").losses(Energies(np.ones(4)), 4000)
+    exact = eosim.predict(Covariance(kernel, lr, size), np.eye(4), 4000)["loss"]
+    for losses in (closed, exact):
+        assert losses[-1] == 0
+        assert (losses[losses > 0] > 1e-300).all()
+    early = exact > 1e-270
+    np.testing.assert_allclose(closed[early], exact[early], rtol=1e-9)
+
+
+def test_the_direct_sum_of_a_volterra_equation_is_its_definition():
+    generator = np.random.default_rng(1)
+    for shape in ((), (3,)):
+        forcing = generator.standard_normal((9, *shape))
+        memory = generator.standard_normal((8, *shape, *shape))
+        expected = forcing.copy()
+        for t in range(9):
+            for u in range(t):
+                expected[t] += np.dot(memory[t - 1 - u], expected[u])
+        solution = VolterraEquation(forcing, memory).solve()
+        np.testing.assert_allclose(solution, expected, rtol=1e-12)
 
 
 def test_a_million_modes_are_within_reach():
@@ -264,6 +419,16 @@ def test_predict_records_the_steps_asked_for_on_the_clock_of_runs():
             "integer",
         ),
         (lambda: energies(np.eye(2), np.ones(3)), ValueError, "residuals must have 2"),
+        (
+            lambda: DiagonalClosure(np.eye(2), 0.1, 1).losses(np.ones(2), [3, 1]),
+            ValueError,
+            "n_steps must be ascending",
+        ),
+        (
+            lambda: DiagonalClosure(np.eye(2), 0.1, 1).losses(np.ones(3), 1),
+            ValueError,
+            "residuals must have 2",
+        ),
         (
             lambda: eosim.predict(DiagonalClosure(np.eye(2), 0.1, 1), Energies(np.ones(2), 1.0), 1),
             ValueError,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import eigh
 
-from eosim._checks import Array, Interval, choice, float_array, real_number
+from eosim._checks import Array, Interval, choice, float_array, integer, real_number
 from eosim.sampling import BatchMoments, batch_moments
 from eosim.stability.tangent_kernel import TangentKernel, as_kernel
 
 KINDS = ("closure", "finite", "delocalised")
-# Measured: an eigendecomposition of size r costs about as much as r^3 / 40,000 steps.
+# Measured: with a dense C an eigendecomposition of size r costs about as much as r^3 / 40,000 steps.
 _STEPS_PER_CUBE = 40_000
+# Our choice: so many powers at a time are held in memory (8 MB).
+_POWERS = 1_000_000
 
 
 class Energies(NamedTuple):
@@ -51,6 +53,20 @@ def as_energies(kernel: TangentKernel, initial: Any) -> Energies:
         raise ValueError(f"initial.modes must hold no negative energies, got {modes.min()!s}")
     domain = Interval(0, math.inf, lower_closed=True)
     return Energies(modes, real_number("initial.outside", initial.outside, domain))
+
+
+def recorded_steps(n_steps: Any, every: int) -> Array:
+    """The ascending steps asked for: each ``every``-th up to an int, and that; or those of an array."""
+    if np.ndim(n_steps) == 0:
+        last = integer("n_steps", n_steps, minimum=0)
+        steps = np.arange(0, last + 1, every)
+        return steps if steps[-1] == last else np.append(steps, last)
+    steps = np.asarray(n_steps)
+    if steps.dtype.kind not in "iu" or steps.ndim != 1 or len(steps) == 0:
+        raise TypeError("n_steps must be an integer or a 1-d array of integers, not empty")
+    if steps[0] < 0 or (np.diff(steps) <= 0).any():
+        raise ValueError("n_steps must be ascending and not negative")
+    return steps.astype(np.int64)
 
 
 def mode_moments(
@@ -98,8 +114,8 @@ class DiagonalClosure:
 
     Notes
     -----
-    Records "loss", :math:`E|e|^2/2n`. Without momentum `march` diagonalises the step once where
-    that is cheaper, so that any horizon is in reach.
+    Records "loss", :math:`E|e|^2/2n`. Without momentum ``losses`` and ``march`` diagonalise the step
+    once where that is cheaper, so that any horizon is in reach; `predict` records the ``method``.
 
     Raises
     ------
@@ -135,39 +151,95 @@ class DiagonalClosure:
     ) -> tuple[Array, Array, Array]:
         """One step; ``outside`` is the noise that what never moves gives to each mode."""
         p, c, q = state
-        own = 1 - (self._batch.kept if self.kind != "delocalised" else 1.0)
-        source = self._x**2 * (self._batch.noise * (self._spread(p) + outside) - own * p)
+        source = self._x**2 * (self._batch.noise * (self._spread(p) + outside) - self._own * p)
         return mode_moments(p, c, q, self._x, self.momentum, source)
+
+    def losses(self, initial: Any, n_steps: Any) -> Array:
+        """E L as an array, at every step up to an int ``n_steps``, or at ascending ones as asked for.
+
+        What `predict` records, without a record for each. By the ``method`` that is cheaper: the
+        recursion, without momentum compiled for "finite" and "delocalised" (energies below 1e-280 then
+        count as zero), or one eigendecomposition. Beyond the range of numbers infinite or NaN.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong.
+        """
+        steps = recorded_steps(n_steps, 1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            totals = self._totals(initial, steps)
+            found = totals if isinstance(totals, np.ndarray) else np.array([*totals])
+        return (found + self._energies(initial).outside) / (2 * self.kernel.n_samples)
 
     def march(self, initial: Any, steps: Array) -> Iterator[dict[str, Any]]:
         start = self._energies(initial)
-        outside, n = self._outside(initial), self.kernel.n_samples
-        if self.momentum == 0 and int(steps[-1]) > 100 + len(self._x) ** 3 / _STEPS_PER_CUBE:
-            for total in self._far(start.modes, outside, steps):
-                yield {"loss": (total + start.outside) / (2 * n)}
-            return
-        state, now = self.start(start), 0
+        for total in self._totals(initial, steps):
+            yield {"loss": float(total + start.outside) / (2 * self.kernel.n_samples)}
+
+    def _totals(self, initial: Any, steps: Array) -> Iterable[float]:
+        """sum of p at each of the steps."""
+        modes, outside = self._energies(initial).modes, self._outside(initial)
+        if self.method(steps) == "eigendecomposition":
+            return self._far(modes, outside, steps)
+        if self.momentum > 0 or self.kind == "closure":
+            return self._near(modes, outside, steps)
+        from eosim._kernels.volterra import totals
+
+        k = self.kernel.n_outputs
+        feed = self._x**2
+        feed *= self._batch.noise / k
+        return totals(modes, self._kept, feed, k * float(outside), steps)
+
+    def method(self, steps: Array) -> str:
+        """What is cheaper for these steps: "recursion" or, without momentum, "eigendecomposition"."""
+        r, last = len(self._x), int(steps[-1])
+        if self.kind == "closure":
+            far = last > 100 + r**3 / _STEPS_PER_CUBE
+        else:
+            # Measured, in nanoseconds, for r from 20 to 1000
+            decomposition, record, step = 1e5 + r**2 * (60 + r / 10), 8 * r, 10 + 0.15 * r
+            far = decomposition + record * len(steps) < step * last
+        return "eigendecomposition" if far and self.momentum == 0 else "recursion"
+
+    def _near(self, modes: Array, outside: Any, steps: Array) -> Iterator[float]:
+        """sum of p at each step, step by step."""
+        state, now = (modes, np.zeros_like(modes), np.zeros_like(modes)), 0
         for step in steps:
             for _ in range(now, int(step)):
                 state = self.step(state, outside)
             now = int(step)
-            yield {"loss": (float(state[0].sum()) + start.outside) / (2 * n)}
+            yield float(state[0].sum())
 
-    def _far(self, modes: Array, outside: Any, steps: Array) -> Iterator[float]:
-        """sum of p at each step from one eigendecomposition: in p / x the step is symmetric."""
+    def _far(self, modes: Array, outside: Any, steps: Array) -> Array:
+        """The same from one eigendecomposition: in p / x the step is symmetric.
+
+        Of the step less the identity: its eigenvalues have an error relative to lr, not to 1, so that a
+        horizon of many steps of a small lr is as exact as the same time at a larger one.
+        """
         x = self._x
-        own = 1 - (self._batch.kept if self.kind != "delocalised" else 1.0)
-        matrix = np.diag((1 - x) ** 2 - own * x**2) + self._batch.noise * (
-            x[:, None] * self._spread_matrix * x
-        )
-        rates, vectors = eigh(matrix)
+        matrix = self._batch.noise * (x[:, None] * self._spread_matrix * x)
+        matrix[np.diag_indices(len(x))] -= x * (2 - (1 - self._own) * x)
+        shift, vectors = eigh(matrix)
         weight = vectors.T @ x
-        first = vectors.T @ (modes / x)
-        feed = vectors.T @ (self._batch.noise * x * (outside + np.zeros_like(x)))
-        for step in steps:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                grown = np.where(rates == 1, float(step), (rates**step - 1) / (rates - 1))
-            yield float(weight @ (rates**step * first + grown * feed))
+        first = weight * (vectors.T @ (modes / x))
+        feed = weight * (vectors.T @ (self._batch.noise * x * (outside + np.zeros_like(x))))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logarithms = np.where(shift > -1, np.log1p(shift), np.log(np.abs(1 + shift)))
+        found = np.empty(len(steps))
+        rows = max(1, _POWERS // len(x))
+        for begin in range(0, len(steps), rows):
+            times = steps[begin : begin + rows, None]
+            with np.errstate(invalid="ignore"):  # 0 times an infinite logarithm
+                powers = np.exp(times * logarithms)  # vectorised, as powers are not
+            powers[:, shift < -1] *= 1 - 2 * (times % 2)
+            powers[times[:, 0] == 0] = 1
+            found[begin : begin + rows] = powers @ first
+            if feed.any():
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    grown = np.where(shift == 0, times, (powers - 1) / shift)
+                found[begin : begin + rows] += grown @ feed
+        return found
 
     @cached_property
     def _x(self) -> Array:
@@ -177,6 +249,20 @@ class DiagonalClosure:
     def _batch(self) -> BatchMoments:
         ntk: TangentKernel = self.kernel
         return batch_moments(ntk.n_samples, self.batch_size, self.sampling)
+
+    @cached_property
+    def _own(self) -> float:
+        """1 - kept, as the kind has it."""
+        return 0.0 if self.kind == "delocalised" else 1 - self._batch.kept
+
+    @cached_property
+    def _kept(self) -> Array:
+        """What a step without momentum keeps of each mode, noise aside."""
+        kept = 1 - self._x
+        kept *= kept
+        if self._own > 0:
+            kept -= self._own * self._x**2
+        return kept
 
     @cached_property
     def _squares(self) -> Array:

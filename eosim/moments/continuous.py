@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh
 
-from eosim._checks import Array, Interval, float_array, integer, real_number
+from eosim._checks import Array, Interval, dense_fits, float_array, integer, real_number
 from eosim.moments.closures import as_energies
 from eosim.sampling import batch_moments
 from eosim.stability.tangent_kernel import as_kernel
@@ -140,6 +140,9 @@ def _totals(
     if not root.any():  # no noise: every mode decays by itself
         yield from (float(modes @ np.exp(-decay * time)) + constant for time in times)
         return
+    dense_fits(
+        "the step of all modes", (len(root), len(root)), "DiagonalClosure is stepped by modes"
+    )
     rates, vectors = eigh(np.outer(root, root) - np.diag(decay))
     weight = vectors.T @ root
     first = vectors.T @ (modes / root)

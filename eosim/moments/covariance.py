@@ -10,9 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eosim._checks import Array, Interval, float_array, real_number, symmetric_matrix
+from eosim._checks import Array, Interval, dense_fits, float_array, real_number, symmetric_matrix
 from eosim.sampling import BatchMoments, batch_moments
+from eosim.stability._noise_kernel import HalfProducts, pack, pairs
 from eosim.stability.tangent_kernel import TangentKernel, as_kernel
+
+# Our choice: every so many steps what has decayed below this counts as zero; arithmetic on subnormal
+# numbers would be many times slower.
+_FLUSH, _SMALLEST = 64, 1e-280
 
 
 class Moments(NamedTuple):
@@ -34,7 +39,8 @@ class Covariance:
 
     Any Theta, singular or not: what lies outside its range stays and feeds noise. Diag keeps the
     diagonal (the diagonal blocks of the outputs of one sample). O(n^3) per step: two products of
-    matrices, three with momentum.
+    matrices, three with momentum. ``march`` without momentum spends one, in the eigenbasis of Theta,
+    where S is one triangle and symmetric by construction.
 
     Parameters
     ----------
@@ -50,7 +56,8 @@ class Covariance:
 
     Notes
     -----
-    Records "loss", :math:`E|e|^2/2n`. The moments themselves: ``start`` and ``step``.
+    Records "loss", :math:`E|e|^2/2n`; without momentum, moments below 1e-280 count as zero there. The
+    moments themselves: ``start`` and ``step``.
 
     Raises
     ------
@@ -66,7 +73,10 @@ class Covariance:
 
     def __post_init__(self) -> None:
         kernel = as_kernel(self.kernel)
-        kernel.vectors()
+        size = len(kernel.vectors())
+        dense_fits(
+            "the covariance", (size, size), "DiagonalClosure and run_ensemble need no matrix"
+        )
         batch_moments(kernel.n_samples, self.batch_size, self.sampling)
         domain = Interval(0, 1, lower_closed=True)
         object.__setattr__(self, "kernel", kernel)
@@ -121,6 +131,10 @@ class Covariance:
         return Moments((residual + residual.T) / 2, pushed - move, move)
 
     def march(self, initial: Any, steps: Array) -> Iterator[dict[str, Any]]:
+        if self.momentum == 0:
+            for total in self._totals(self.start(initial).residual, steps):
+                yield {"loss": total / (2 * self.kernel.n_samples)}
+            return
         moments, now = self.start(initial), 0
         for step in steps:
             for _ in range(now, int(step)):
@@ -128,9 +142,61 @@ class Covariance:
             now = int(step)
             yield {"loss": float(np.trace(moments.residual)) / (2 * self.kernel.n_samples)}
 
+    def _totals(self, S: Array, steps: Array) -> Iterator[float]:
+        r"""tr S at the steps, from :math:`A = V^\top S V` and what S has outside the range.
+
+        .. math:: A_{ab}' = (1 - x_a - x_b + \mathrm{kept}\, x_a x_b)\, A_{ab}
+                  + \mathrm{noise}\, n\, x_a x_b\, (V^\top \mathrm{Diag}(S)\, V)_{ab}
+
+        with x = lr lambda. The correlations of mode a with what never moves decay by 1 - x_a.
+        """
+        ntk: TangentKernel = self.kernel
+        V, k, x = ntk.vectors(), ntk.n_outputs, self.lr * ntk.eigenvalues
+        cross, correlated = S @ V, len(S) > len(x)
+        modes = pack(V.T @ cross)
+        one, other, occurs = pairs(x)
+        kept = 1 - one - other + self._batch.kept * one * other
+        made = self._batch.noise * ntk.n_samples * one * other
+        products = HalfProducts(ntk)
+        fixed = np.zeros(len(S) * k)
+        if correlated:
+            cross -= V @ (V.T @ cross)  # E[e e^T V] outside the range
+            samples = np.arange(ntk.n_samples)
+            fixed = S.reshape(-1, k, len(S) // k, k)[samples, :, samples, :].ravel()
+            fixed = fixed - _shared(V, cross, k) - products.diagonal_blocks(modes * occurs)
+        else:
+            cross = np.empty((0, 0))
+        del S, one, other
+        rest = float(fixed.reshape(-1, k, k).trace(axis1=1, axis2=2).sum())
+        now, scratch = 0, np.empty_like(modes)
+        for step in steps:
+            for index in range(now, int(step)):
+                np.multiply(modes, occurs, out=scratch)
+                met = products.diagonal_blocks(scratch) + fixed  # Diag(S)
+                if correlated:
+                    met += _shared(V, cross, k)
+                    cross *= 1 - x
+                if not np.isfinite(met).all():
+                    modes[:] = np.inf
+                    break
+                np.multiply(made, products.sandwich(met), out=scratch)
+                modes *= kept
+                modes += scratch
+                if index % _FLUSH == 0:
+                    modes[np.abs(modes) < _SMALLEST] = 0
+            now = int(step)
+            yield float(modes[occurs == 1].sum()) + rest
+
     def _scattered(self, S: Array) -> Array:
         """noise n Diag(S) K: the diagonal blocks scale or mix the rows of each sample."""
         n, k = self.kernel.n_samples, self.kernel.n_outputs
         samples = np.arange(n)
         blocks = S.reshape(n, k, n, k)[samples, :, samples, :]  # (n, k, k)
         return self._batch.noise * n * (blocks @ self._pull.reshape(n, k, -1)).reshape(S.shape)
+
+
+def _shared(V: Array, cross: Array, k: int) -> Array:
+    """The diagonal blocks of V C^T + C V^T, flattened."""
+    shape = (-1, k, V.shape[1])
+    blocks = V.reshape(shape) @ cross.reshape(shape).transpose(0, 2, 1)
+    return (blocks + blocks.transpose(0, 2, 1)).ravel()

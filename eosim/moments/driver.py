@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from eosim._checks import Array, integer, interface
-from eosim.trajectory import Status, Trajectory
+from eosim.moments.closures import DiagonalClosure, recorded_steps
+from eosim.trajectory import Status, Trajectory, versions
 
 # Our choice, as for discrete runs: beyond 1e30 times its start a second moment is on its way to infinity.
 _DIVERGED = 1e30
@@ -60,8 +61,12 @@ def predict(model: AveragedModel, initial: Any, n_steps: Any, *, every: int = 1)
     """
     interface("model", model, ("lr", "march"))
     every = integer("every", every, minimum=1)
-    asked = _steps(n_steps, every)
-    steps = np.union1d(0, asked)  # the start is what a divergence is measured by
+    asked = recorded_steps(n_steps, every)
+    # The start is what a divergence is measured by.
+    steps = asked if asked[0] == 0 else np.append(0, asked)
+    settings = {"model": type(model).__name__, "lr": model.lr}
+    if isinstance(model, DiagonalClosure):
+        settings["method"] = model.method(steps)
     rows: list[dict[str, Any]] = []
     status, stop_step = Status.COMPLETED, None
     message = f"completed: averaged over {int(steps[-1])} steps"
@@ -87,17 +92,5 @@ def predict(model: AveragedModel, initial: Any, n_steps: Any, *, every: int = 1)
         status=status,
         message=message,
         stop_step=stop_step,
-        settings={"model": type(model).__name__, "lr": model.lr},
+        settings={**settings, "versions": versions()},
     )
-
-
-def _steps(n_steps: Any, every: int) -> Array:
-    if np.ndim(n_steps) == 0:
-        last = integer("n_steps", n_steps, minimum=0)
-        return np.unique(np.append(np.arange(0, last + 1, every), last))
-    steps = np.asarray(n_steps)
-    if steps.dtype.kind not in "iu" or steps.ndim != 1 or len(steps) == 0:
-        raise TypeError("n_steps must be an integer or a 1-d array of integers, not empty")
-    if steps[0] < 0 or (np.diff(steps) <= 0).any():
-        raise ValueError("n_steps must be ascending and not negative")
-    return steps.astype(np.int64)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eosim._checks import Array, Interval, choice, float_array, integer, real_number
+from eosim._checks import Array, Interval, choice, dense_fits, float_array, integer, real_number
 from eosim.sampling import batch_moments
 from eosim.stability.tangent_kernel import as_kernel
 
@@ -36,15 +36,19 @@ class VolterraEquation:
             object.__setattr__(self, name, float_array(name, getattr(self, name)))
 
     def solve(self) -> Array:
-        """s, of the shape of ``forcing``, by direct summation: O(T^2)."""
-        solution = self.forcing.copy()
+        """s, of the shape of ``forcing``, by direct summation: O(T^2), for any memory.
+
+        Not by Fourier transforms, whose errors are relative to the largest value: where s decays
+        nothing of it would be left. Where k is a sum of r exponentials, as those of
+        `volterra_equation` are, the recursion of their amplitudes costs O(r T): `DiagonalClosure`.
+        """
+        solution, latest = self.forcing.copy(), self.memory[::-1].copy()
         for t in range(1, len(solution)):
-            for u in range(t):
-                solution[t] += (
-                    self.memory[t - 1 - u] @ solution[u]
-                    if self.memory.ndim == 3
-                    else (self.memory[t - 1 - u] * solution[u])
-                )
+            past = latest[len(latest) - t :]  # k_{t-1}, ..., k_0
+            if self.memory.ndim == 3:
+                solution[t] += np.einsum("uij,uj->i", past, solution[:t])
+            else:
+                solution[t] += past @ solution[:t]
         return solution
 
 
@@ -115,6 +119,7 @@ def volterra_equation(
         V = np.column_stack([V, outside / length])
         x, along = np.append(x, 0.0), np.append(along, length)
     ratio = 1 - x[:, None] - x + moments.kept * x[:, None] * x
+    dense_fits("the kernel", (n_steps, n, n), 'kind="finite" has one number per step')
     second = np.outer(along, along)
     forcing = np.array([np.einsum("ia,ab,ib->i", V, second * ratio**t, V) for t in times])
     weight = moments.noise * n * x[:, None] * x

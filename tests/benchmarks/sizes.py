@@ -229,7 +229,7 @@ SIZES = (
         lambda: _threshold(3000),
     ),
     Size(
-        "prediction-million", "n 1,000,000, 100 steps", 10, 20, "n", _megabytes(1_000_000),
+        "prediction-million", "n 1,000,000, 100 steps", 10, 24, "n", _megabytes(1_000_000),
         _prediction,
     ),
     Size(
