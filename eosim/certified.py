@@ -98,6 +98,8 @@ def bracket(
 
     The half-widths start at ``first``, or the last digit. A test is None where nothing is proved.
     """
+    if not math.isfinite(guess):
+        raise CannotCertify(f"the value is not finite in floats: {guess!r}")
     ends = []
     for direction, wanted in ((-1, True), (1, False)):
         step = max(math.ulp(guess), first)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import repeat
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from eosim.trajectory import RunState, Status, Trajectory
 # Our choice: a catapult's peak stays below about sqrt(width / lr) and every flat direction of a
 # bounded run stays near its start, while 1e30 times the start is 100 e-foldings of growth away.
 DIVERGENCE_FACTOR = 1e30
+# Seconds between two updates of the progress bar, each of which costs as much as a small step.
+_UPDATE_SECONDS = 0.05
 
 
 def run(
@@ -140,6 +143,9 @@ def run(
     status, stop_step, step, batch = Status.COMPLETED, None, first, None
     batches: Iterator[Any] = repeat(None) if stream is None else stream.batches(first, last)
     bar = tqdm(total=n_steps, disable=not progress, desc="run", unit="step")
+    # Steps and time at the bar's last update, and steps until the next.
+    shown, shown_at, stride = first, perf_counter(), 1
+    update_at = first + stride if progress else last + 1
     with bar, np.errstate(over="ignore", invalid="ignore"):
         try:
             converged = keep(first, None)
@@ -171,13 +177,18 @@ def run(
                 t += float(rule.step_size(rule_state))  # type: ignore[union-attr]
             else:
                 t = t_origin + (step - step_origin) * constant_lr
-            bar.update()
+            if step >= update_at:
+                bar.update(step - shown)
+                quick = perf_counter() - shown_at < _UPDATE_SECONDS
+                stride = 2 * stride if quick else max(1, stride // 2)
+                shown, shown_at, update_at = step, perf_counter(), step + stride
             if (step - first) % every == 0 or step == last:
                 try:
                     converged = keep(step, batch)
                 except UndefinedLoss:
                     status, stop_step = Status.LEFT_RANGE, step
                     break
+        bar.update(step - shown)
         if steps[-1] != step and status is Status.DIVERGED:
             with suppress(UndefinedLoss):
                 converged = keep(step, batch)

@@ -1448,6 +1448,12 @@ public(
     {"model": PROBLEM, "initial": ARRAY, "n_steps every": COUNT},
 )
 
+public(
+    catapult.iterate,
+    {"a": 2.0, "w": 0.1, "n_steps": 10},
+    {"a w": (*ARRAY, POSITIVE[3]), "label": ARRAY, "n_steps": COUNT},
+)
+
 # Measures.
 SWITCH = (("yes", TypeError, "'yes'"), (2, TypeError, "2"))
 public(measure.sharpness, PLACE, {"problem": PROBLEM, "theta": POINT, "certify": SWITCH})
@@ -1463,7 +1469,11 @@ for function in (
 ):
     public(function, PLACE, {"problem": PROBLEM, "theta": POINT})
 public(measure.BatchSharpness, {"batch_size": 2}, {"batch_size n_batches": COUNT, "seed": SEED})
-public(measure.PreconditionedSharpness, {}, {"tolerance": POSITIVE, "preconditioner": CHOICE})
+public(
+    measure.PreconditionedSharpness,
+    {},
+    {"tolerance": POSITIVE, "preconditioner": CHOICE, "search_every": COUNT},
+)
 
 # Averaged dynamics.
 for kind in (moments.Covariance, moments.DiagonalClosure):
@@ -1917,7 +1927,7 @@ EXEMPT = {
         (
             "catapult.closed_forms.Peak",
             "catapult.phases.Attractor",
-            "catapult.phases.Boundary",
+            "catapult.boundaries.Boundary",
             "catapult.phases.PhaseDiagram",
             "comparison.Comparison",
             "data.Dataset",
@@ -1928,6 +1938,7 @@ EXEMPT = {
             "measure.curvature.Estimate",
             "measure.curvature.SpectrumEnds",
             "certified.Enclosure",
+            "flows.ensemble.FlowEnsemble",
             "measure.tracking.PreconditionedEigenvalue",
             "moments.closures.Energies",
             "problems.dual_kernels.SphereKernel",
@@ -1948,6 +1959,7 @@ EXEMPT = {
         RESULT,
     ),
     "optimizers.base.needs_local": "asks a rule that check_rule has passed",
+    "flows.ensemble.integrate_ensemble": "refused in the tests of flow ensembles",
     "data.from_cifar10": ELSEWHERE,
     "data.from_idx": ELSEWHERE,
     "data.from_npz": ELSEWHERE,

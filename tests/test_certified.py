@@ -619,3 +619,13 @@ def test_without_flint_the_message_names_the_extra(function, monkeypatch):
     monkeypatch.setitem(sys.modules, "flint", None)
     with pytest.raises(ImportError, match=r'needs python-flint: pip install "eosim\[certify\]"'):
         function()
+
+
+@pytest.mark.parametrize("lr", [1e-300, 1e100, 1e300])
+def test_rates_at_the_ends_of_the_floats_are_enclosed_or_refused_at_once(lr):
+    ntk = np.array([[2.0, 1.0], [1.0, 2.0]])
+    if lr < 1:
+        assert 1.0 in growth_rate(ntk, lr, 1, certify=True)
+    else:
+        with pytest.raises(CannotCertify, match=r"range of floats|not finite"):
+            growth_rate(ntk, lr, 1, certify=True)

@@ -1,5 +1,11 @@
 """Perceptrons with other units and losses: against PyTorch where it is installed, and by differences."""
 
+import copy
+import dataclasses
+import itertools
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -131,3 +137,114 @@ def test_cross_entropy_has_no_residuals_and_says_so():
         eosim.Perceptron([[1.0]], [1.0], criterion="cross_entropy")
     with pytest.raises(ValueError, match="scheme must be"):
         problem.initial(0, "xavier")
+
+
+# --- one pass for all that is asked at a point --------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [None, np.array([0, 3, 3, 5])], ids=["all", "batch"])
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_what_was_asked_before_does_not_change_a_bit(activation, criterion, rows):
+    problem, theta = network(activation, criterion)
+    v = np.linspace(-1, 1, problem.dim)
+    other = theta[::-1].copy()
+    questions = [
+        lambda p: p.loss(theta, rows),
+        lambda p: p.gradient(theta, rows),
+        lambda p: p.hvp(theta, v, rows),
+        lambda p: p.jacobian(theta, rows),
+        lambda p: p.gradient(theta),
+        lambda p: p.outputs(theta),
+        lambda p: p.gradient(other, rows),
+    ]
+    alone = [question(dataclasses.replace(problem)) for question in questions]
+    for order in itertools.permutations(range(len(questions)), 2):
+        fresh = dataclasses.replace(problem)
+        for which in order:
+            np.testing.assert_array_equal(questions[which](fresh), alone[which])
+
+
+def test_a_point_that_is_changed_in_place_is_another_point():
+    problem, theta = network("tanh", "square")
+    product = problem.hvp_at(theta)
+    v = np.ones(problem.dim)
+    before = product(v)
+    theta += 0.1
+    fresh = dataclasses.replace(problem)
+    assert problem.loss(theta) == fresh.loss(theta)
+    np.testing.assert_array_equal(problem.gradient(theta), fresh.gradient(theta))
+    np.testing.assert_array_equal(product(v), before)  # it stays at its own point
+    assert (problem.hvp(theta, v) != before).any()
+
+
+def test_answers_belong_to_the_caller():
+    problem, theta = network("tanh", "square")
+    kept = [problem.outputs(theta), problem.residuals(theta), problem.gradient(theta)]
+    copies = [np.array(answer) for answer in kept]
+    for answer in kept:
+        answer *= 7
+    again = [problem.outputs(theta), problem.residuals(theta), problem.gradient(theta)]
+    for answer, expected in zip(again, copies, strict=True):
+        np.testing.assert_array_equal(answer, expected)
+
+
+def test_index_arrays_lists_masks_and_slices_name_the_same_rows():
+    problem, theta = network("tanh", "square")
+    mask = np.array([True, False, True, False, False, False, False])
+    expected = problem.gradient(theta, np.array([0, 2]))
+    for rows in ([0, 2], [0, -5], mask, slice(0, 4, 2)):
+        problem.gradient(theta, np.array([1]))
+        np.testing.assert_array_equal(problem.gradient(theta, rows), expected)
+
+
+def test_a_problem_is_copied_and_sent_without_its_last_pass():
+    problem, theta = network("tanh", "square")
+    size = len(pickle.dumps(problem))
+    expected = problem.gradient(theta)
+    assert len(pickle.dumps(problem)) <= size + 200  # dim and shapes
+    for twin in (pickle.loads(pickle.dumps(problem)), copy.deepcopy(problem)):
+        np.testing.assert_array_equal(twin.gradient(theta), expected)
+
+
+def test_threads_at_different_points_get_their_own_answers():
+    problem, theta = network("tanh", "cross_entropy", n=200, hidden=(20, 20))
+    points = [theta * (1 + 0.1 * index) for index in range(8)]
+    v = np.ones(problem.dim)
+
+    def answers(point, asked):
+        return asked.loss(point), asked.gradient(point), asked.hvp(point, v)
+
+    alone = [answers(point, dataclasses.replace(problem)) for point in points]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            together = pool.map(lambda point: answers(point, problem), points)
+            for found, expected in zip(together, alone, strict=True):
+                for ours, theirs in zip(found, expected, strict=True):
+                    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_threads_that_share_products_at_a_point_get_the_same_bits():
+    problem, theta = network("gelu", "square", n=200, hidden=(20, 20))
+    product, directions = problem.hvp_at(theta), np.eye(problem.dim)[:16]
+    alone = [product(v) for v in directions]
+    with ThreadPoolExecutor(8) as pool:
+        for ours, expected in zip(pool.map(product, directions), alone, strict=True):
+            np.testing.assert_array_equal(ours, expected)
+
+
+def test_loss_product_and_gradient_at_a_point_make_one_forward_pass(monkeypatch):
+    problem, theta = network("tanh", "square")
+    passes = []
+    forward = eosim.Perceptron._forward
+
+    def counted(self, *arguments, **options):
+        passes.append(options)
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(eosim.Perceptron, "_forward", counted)
+    problem.hvp(theta, theta), problem.hvp(theta, 2 * theta)
+    problem.loss(theta), problem.gradient(theta)
+    assert len(passes) == 1
+    problem.gradient(theta + 1), problem.gradient(theta)
+    assert len(passes) == 3

@@ -9,7 +9,7 @@ import pytest
 
 import eosim
 from eosim import measure
-from eosim.measure._lanczos import BASIS, top_ritz_pair
+from eosim.measure._lanczos import BASIS, Known, _improved, follow, top_ritz_pair
 from eosim.measure.tracking import BatchSharpness, PreconditionedSharpness
 from eosim.optimizers import CoupledL2, Frozen, freeze
 from tests.cases import FINITE_SUMS, perceptron, regression, rotation, symmetric
@@ -271,9 +271,10 @@ def test_a_tracker_of_another_problem_is_refused():
     ],
     ids=["zero", "identity", "negative", "rank_1", "negative_and_flat"],
 )
-def test_degenerate_spectra_are_measured(values):
+@pytest.mark.parametrize("search_every", [1, 10])
+def test_degenerate_spectra_are_measured(values, search_every):
     problem, rule = eosim.Quadratic(symmetric(values)), eosim.GradientDescent(0.5)
-    tracker = PreconditionedSharpness(1e-8)
+    tracker = PreconditionedSharpness(1e-8, search_every=search_every)
     for _ in range(2):
         found = tracker(problem, np.zeros(60), rule=rule, state=())
         assert found.value == pytest.approx(values.max(), abs=1e-7)
@@ -312,6 +313,16 @@ def test_a_rule_without_a_threshold_has_no_ratio():
         (lambda: PreconditionedSharpness(0), ValueError, r"tolerance .* \(0, 1\)"),
         (lambda: PreconditionedSharpness(preconditioner="P"), ValueError, "'last', 'next'"),
         (lambda: PreconditionedSharpness(sharpness="no"), TypeError, "sharpness must be True or"),
+        (
+            lambda: PreconditionedSharpness(search_every=0),
+            ValueError,
+            "search_every must be an int",
+        ),
+        (
+            lambda: PreconditionedSharpness(search_every=2.0),
+            TypeError,
+            "search_every must be an int",
+        ),
         (lambda: BatchSharpness(0), ValueError, "batch_size must be an integer >= 1"),
         (lambda: BatchSharpness(2.0), TypeError, "batch_size must be an integer"),
         (lambda: BatchSharpness(2, 1), ValueError, "n_batches must be an integer >= 2"),
@@ -327,6 +338,124 @@ def test_a_rule_without_a_threshold_has_no_ratio():
 def test_a_wrong_argument_is_named(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+# --- following between searches ------------------------------------------------------------------
+
+
+def drifting(n_steps=60, dim=200, speed=2e-3, seed=3):
+    """Matrices with a spectrum like a network's, whose eigenvectors turn and eigenvalues change."""
+    generator = np.random.default_rng(seed)
+    values = np.concatenate([np.linspace(-0.1, 0.5, dim - 6) ** 3, [0.6, 0.7, 0.8, 0.85, 0.9, 1.0]])
+    turn = generator.standard_normal((dim, dim)) / np.sqrt(dim)
+    turn = np.eye(dim) + speed * (turn - turn.T)
+    basis = rotation(dim)
+    for step in range(n_steps):
+        basis = np.linalg.qr(turn @ basis)[0]
+        matrix = (basis * (values * (1 + step / n_steps))) @ basis.T
+        yield (matrix + matrix.T) / 2
+
+
+@pytest.mark.parametrize(("tolerance", "products"), [(1e-2, 1.2), (1e-3, 2.2), (1e-5, 4)])
+def test_a_drifting_eigenvalue_is_followed_with_few_products(tolerance, products):
+    tracker = PreconditionedSharpness(tolerance, search_every=1000)
+    rule, problem = eosim.GradientDescent(1.0), Counting(np.eye(200))
+    for step, matrix in enumerate(drifting()):
+        problem.matrix = matrix
+        if step == 1:
+            problem.products = 0
+        found = tracker(problem, np.zeros(200), rule=rule, state=())
+        exact = np.linalg.eigvalsh(matrix)[-1]
+        assert abs(found.value - exact) <= found.residual + 1e-13
+        # the residual's square over the gap, which is a tenth
+        assert found.value == pytest.approx(exact, rel=10 * tolerance**2)
+        assert found.residual <= tolerance * found.value
+        assert found.converged
+    assert problem.products <= products * 59  # without the known vectors the last takes 6
+
+
+def test_known_vectors_stay_orthonormal_and_end_near_the_eigenvectors():
+    known, top = None, None
+    for matrix in drifting(speed=5e-4):
+        if known is None:
+            known = top_ritz_pair(lambda v, A=matrix: A @ v, np.ones(200), 1e-8).known
+        pair = follow(lambda v, A=matrix: A @ v, known, 1e-3)
+        known, top = pair.known, np.linalg.eigh(matrix)[1][:, -1]
+    np.testing.assert_allclose(known.vectors @ known.vectors.T, np.eye(8), atol=1e-13)
+    assert (np.diff(known.values) <= 0).all()
+    assert abs(known.vectors[0] @ top) > 1 - 1e-5
+
+
+@pytest.mark.parametrize("n_new", [1, 2, 5])
+def test_what_is_known_is_the_spectrum_of_new_products_and_the_old_model(n_new):
+    generator = np.random.default_rng(n_new)
+    dim = 30
+    A = symmetric(np.linspace(-1, 3, dim))
+    Y = np.linalg.qr(generator.standard_normal((dim, 8)))[0].T
+    mu = np.sort(generator.standard_normal(8))[::-1]
+    Q = np.linalg.qr(np.vstack([Y[0], generator.standard_normal((n_new - 1, dim))]).T)[0].T
+    better = _improved(Known(Y, mu, -1.0), Q, Q @ A, Q @ A @ Q.T, 0.0)
+    on_new = Q.T @ Q
+    off = np.linalg.svd(Y @ (np.eye(dim) - on_new))[2][: 8 - 1]  # Y[0] is in Q
+    on_old = off.T @ off
+    model = on_new @ A @ on_new + on_new @ A @ on_old + on_old @ A @ on_new
+    model += on_old @ (Y.T * mu) @ Y @ on_old
+    span = np.vstack([Q, off])
+    expected = np.linalg.eigvalsh(span @ model @ span.T)[::-1]
+    np.testing.assert_allclose(better.values, expected[:8], atol=1e-12)
+    images = better.vectors @ model @ better.vectors.T
+    np.testing.assert_allclose(images, np.diag(better.values), atol=1e-12)
+
+
+def test_the_free_step_is_that_of_the_shifted_power_iteration():
+    A, floor = symmetric(np.append(np.linspace(-1, 2, 39), 3.0)), -1.0
+    exact = np.linalg.eigh(A)[1][:, -1]
+    start = exact + 0.05 * np.linalg.qr(np.random.default_rng(0).standard_normal((40, 1)))[0][:, 0]
+    Q = (start / np.linalg.norm(start))[None]
+    value = float(Q[0] @ A @ Q[0])
+    known = _improved(Known(Q, np.array([value]), floor), Q, Q @ A, Q @ A @ Q.T, value - floor)
+    stepped = A @ Q[0] - floor * Q[0]
+    np.testing.assert_allclose(known.vectors[0], stepped / np.linalg.norm(stepped), atol=1e-13)
+    assert known.vectors[0] @ exact > Q[0] @ exact
+
+
+def test_an_eigenvalue_that_overtakes_uncoupled_is_found_by_the_next_search():
+    values = np.append(np.linspace(0, 1, 298), [1.0, 2.0])
+    tracker, rule = PreconditionedSharpness(1e-2, search_every=5), eosim.GradientDescent(1.0)
+    found = []
+    for top in [1.0, *[2.1] * 5]:  # diagonal: eigenvectors are exact
+        problem = eosim.Quadratic(np.diag([*values[:-2], top, 2.0]))
+        found.append(tracker(problem, np.zeros(300), rule=rule, state=()).value)
+    assert found[-1] == pytest.approx(2.1, rel=1e-6)
+
+
+def test_what_is_lost_is_searched_for_at_once():
+    tracker, rule = PreconditionedSharpness(1e-2, search_every=100), eosim.GradientDescent(1.0)
+    for shift in range(3):  # of the coordinates: the eigenvectors are others
+        matrix = np.roll(next(drifting(1)), shift, axis=(0, 1))
+        found = tracker(Counting(matrix), np.zeros(200), rule=rule, state=())
+        assert found.value == pytest.approx(np.linalg.eigvalsh(matrix)[-1], rel=1e-6)
+        assert found.converged
+
+
+def test_following_records_the_same_bits_every_time():
+    problem, theta = network()
+    runs = [
+        eosim.run(
+            problem,
+            ADAM,
+            theta,
+            25,
+            record={"edge": PreconditionedSharpness(1e-3, search_every=10)},
+        )
+        for _ in range(2)
+    ]
+    for field in ("value", "ratio", "sharpness", "residual", "converged"):
+        np.testing.assert_array_equal(runs[0][f"edge.{field}"], runs[1][f"edge.{field}"])
+    searched = eosim.run(problem, ADAM, theta, 25, record={"edge": PreconditionedSharpness()})
+    for field in ("value", "sharpness"):
+        ours, expected = runs[0][f"edge.{field}"], searched[f"edge.{field}"]
+        np.testing.assert_allclose(ours[1:], expected[1:], rtol=1e-4)
 
 
 # --- mini-batches --------------------------------------------------------------------------------

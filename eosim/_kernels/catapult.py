@@ -1,4 +1,4 @@
-"""Catapults over many starts: of the scalar map, of nets of neurons, of the infinitely wide ReLU net."""
+"""Catapults over many rates: of nets of neurons, of the infinitely wide ReLU net."""
 
 from __future__ import annotations
 
@@ -7,108 +7,19 @@ import math
 import numpy as np
 from numba import njit
 
-from eosim._maps import balanced_map, factor_map
-
-_factor_map = njit(inline="always")(factor_map)
-_balanced_map = njit(inline="always")(balanced_map)
-
-# Codes of eosim.catapult.Phase.
-_MONOTONE, _CATAPULT, _BOUNDED, _DIVERGED, _DEAD = 0, 1, 2, 3, 4
-_DIVERGED_W = 1e12  # beyond, eps' is about eps^3 and overflows within eight steps
-_CONVERGED_W = 1e-26
-_GROWTH = 1 + 1e-9  # of the loss in one step: more is no rounding
-_LONGEST_PERIOD = 64
-_RETURN = 1e-9
-
-
-@njit(inline="always")
-def _returned(eps, a, first_eps, first_a):
-    return (
-        abs(eps - first_eps) <= _RETURN * abs(first_eps) and abs(a - first_a) <= _RETURN * first_a
-    )
-
-
-@njit(cache=True, nogil=True)
-def _period(p, q, y):
-    """Steps until (eps, a) return; 0 if longer than 64, or if w is too small to tell."""
-    first_eps, first_a = p * q - y, p * p + q * q
-    if first_eps * first_eps <= _RETURN:
-        return 0
-    for k in range(1, _LONGEST_PERIOD + 1):
-        p, q = _factor_map(p, q, y)
-        eps = p * q - y
-        if not (eps * eps <= _DIVERGED_W):
-            return 0
-        if _returned(eps, p * p + q * q, first_eps, first_a):
-            return k
-    return 0
-
-
-@njit(cache=True, nogil=True)
-def _exponent(p, q, y, n_steps):
-    """Mean log growth of a tangent vector; it turns for n_steps, then is measured for as many."""
-    along, across = 0.6, 0.8  # neither on an axis nor on u = v or u = -v, which may be invariant
-    total = 0.0
-    for step in range(2 * n_steps):
-        eps, change = p * q - y, q * along + p * across
-        if not (eps * eps <= _DIVERGED_W):
-            return math.inf
-        along, across = along - change * q - eps * across, across - change * p - eps * along
-        p, q = p - eps * q, q - eps * p
-        norm = max(math.hypot(along, across), 1e-300)
-        along, across = along / norm, across / norm
-        if step >= n_steps:
-            total += math.log(norm)
-    return total / n_steps
-
-
-@njit(cache=True, nogil=True)
-def classify(u, v, label, max_steps, exponents):
-    """Phase and quantities of each start (u, v) of the factor map.
-
-    Returns
-    -------
-    (n_cells, 10) array
-        phase, steps, peak loss / first loss, peak step, peak w, final a, final w, period,
-        |u^2 - v^2|, and the largest Lyapunov exponent if ``exponents``, else 0.
-    """
-    result = np.empty((len(u), 10))
-    for cell in range(len(u)):
-        p, q, y = u[cell], v[cell], label[cell]
-        first = (p * q - y) ** 2
-        w, top, when, grew, step, phase = first, first, 0, False, 0, _BOUNDED
-        while True:
-            if not (w <= _DIVERGED_W):
-                phase = _DIVERGED
-                break
-            if w < _CONVERGED_W and p * p + q * q < 2:
-                phase = _CATAPULT if grew else _MONOTONE
-                break
-            if step == max_steps:
-                break
-            p, q = _factor_map(p, q, y)
-            step += 1
-            before, w = w, (p * q - y) ** 2
-            if w > before * _GROWTH:
-                grew = True
-            if w > top:
-                top, when = w, step
-        result[cell, 0] = phase
-        result[cell, 1] = step
-        result[cell, 2] = top / first if first > 0 else 1.0
-        result[cell, 3] = when
-        result[cell, 4] = top
-        result[cell, 5] = p * p + q * q
-        result[cell, 6] = w
-        result[cell, 7] = _period(p, q, y) if phase == _BOUNDED else 0
-        result[cell, 8] = abs(p * p - q * q)
-        result[cell, 9] = 0.0
-        if exponents and phase == _BOUNDED:
-            result[cell, 9] = _exponent(p, q, y, max_steps)
-        elif exponents and phase == _DIVERGED:
-            result[cell, 9] = math.inf
-    return result
-
+from eosim._kernels.catapult_map import (
+    BOUNDED,
+    CATAPULT,
+    CONVERGED_W,
+    DEAD,
+    DIVERGED,
+    DIVERGED_W,
+    GROWTH,
+    LONGEST_PERIOD,
+    MONOTONE,
+    RETURN,
+    returned,
+)
 
 # Nets of neurons. While no neuron changes sign, those of one sign move alike: with r_i = v_i / p_i
 # and s = slope * eps, p + v is multiplied by 1 - s and p - v by 1 + s. Each side (0: p > 0, 1: p <= 0)
@@ -117,12 +28,29 @@ def classify(u, v, label, max_steps, exponents):
 #   the neurons were last touched.
 
 
+# Loops in place of slices: assigning one array to another, numba compiles for two seconds what its
+# error message might be made of.
+
+
+@njit(inline="always")
+def _copy(source, target):
+    for side in range(2):
+        for k in range(6):
+            target[side, k] = source[side, k]
+
+
+@njit(inline="always")
+def _norm(sides):
+    return sides[0, 0] + sides[0, 1] + sides[1, 0] + sides[1, 1]
+
+
 @njit(cache=True, nogil=True)
 def _gather(p, v, sides):
     """Fill the rows of ``sides``; the number of negative p."""
-    sides[:, :2] = 0.0
-    sides[:, 2], sides[:, 3] = math.inf, -math.inf
-    sides[:, 4:] = 1.0
+    for side in range(2):
+        sides[side, 0] = sides[side, 1] = 0.0
+        sides[side, 2], sides[side, 3] = math.inf, -math.inf
+        sides[side, 4] = sides[side, 5] = 1.0
     negative = 0
     for i in range(len(p)):
         side = 0 if p[i] > 0 else 1
@@ -136,7 +64,7 @@ def _gather(p, v, sides):
             sides[side, 2], sides[side, 3] = min(sides[side, 2], r), max(sides[side, 3], r)
     for side in range(2):
         if sides[side, 2] > sides[side, 3]:  # nobody there
-            sides[side, 2:4] = 0.0
+            sides[side, 2] = sides[side, 3] = 0.0
     return negative
 
 
@@ -197,13 +125,13 @@ def classify_neurons(p, v, slopes, ratio, label_per_rate, max_steps):
     start = np.empty((2, 6))
     first_negative = _gather(p, v, start)
     _, per_rate = _observe(start, slopes, 1.0, 0.0)
-    norm = start[:, :2].sum()
+    norm = _norm(start)
     sides = np.empty((2, 6))
     moved_p, moved_v = np.empty_like(p), np.empty_like(v)
     for cell in range(len(ratio)):
         k = ratio[cell] / per_rate if per_rate > 0 else 0.0
         y = k * label_per_rate[cell]
-        sides[:] = start
+        _copy(start, sides)
         now_p, now_v, negative = p, v, first_negative
         eps, a = _observe(sides, slopes, k, y)
         first_eps = last_eps = eps
@@ -212,23 +140,23 @@ def classify_neurons(p, v, slopes, ratio, label_per_rate, max_steps):
         last_norm = norm
         while True:
             if phase < 0:
-                if not (w <= _DIVERGED_W):
-                    phase = _DIVERGED
+                if not (w <= DIVERGED_W):
+                    phase = DIVERGED
                 elif a == 0:
-                    phase = _DEAD
-                elif w < _CONVERGED_W and a < 2:
-                    phase = _CATAPULT if grew else _MONOTONE
+                    phase = DEAD
+                elif w < CONVERGED_W and a < 2:
+                    phase = CATAPULT if grew else MONOTONE
                 elif step == max_steps:
-                    phase = _BOUNDED
+                    phase = BOUNDED
                 if phase >= 0:
                     last_eps, last_a, last_w, share = eps, a, w, negative
-                    last_norm = sides[:, :2].sum()
-                    if phase != _BOUNDED or w <= _RETURN:
+                    last_norm = _norm(sides)
+                    if phase != BOUNDED or w <= RETURN:
                         break
-            elif _returned(eps, a, last_eps, last_a):
+            elif returned(eps, a, last_eps, last_a):
                 period = step - max_steps
                 break
-            elif step == max_steps + _LONGEST_PERIOD or not (eps * eps <= _DIVERGED_W):
+            elif step == max_steps + LONGEST_PERIOD or not (eps * eps <= DIVERGED_W):
                 break
             if _advance(sides, slopes, eps):
                 _scatter(now_p, now_v, sides, moved_p, moved_v)
@@ -238,7 +166,7 @@ def classify_neurons(p, v, slopes, ratio, label_per_rate, max_steps):
             step += 1
             if phase < 0:
                 before, w = w, eps * eps
-                if w > before * _GROWTH:
+                if w > before * GROWTH:
                     grew = True
                 if w > top:
                     top, when = w, step
@@ -310,21 +238,21 @@ def classify_infinite_relu(a_start, kick, max_steps):
             if step == 0:
                 first_eps, top = eps, w
             else:
-                if w > before * _GROWTH:
+                if w > before * GROWTH:
                     grew = True
                 if w > top:
                     top, when = w, step
-            if not (w <= _DIVERGED_W):
-                phase = _DIVERGED
+            if not (w <= DIVERGED_W):
+                phase = DIVERGED
                 break
             if angle == 0:
-                phase = _DEAD
+                phase = DEAD
                 break
-            if w < _CONVERGED_W and a < 2:
-                phase = _CATAPULT if grew else _MONOTONE
+            if w < CONVERGED_W and a < 2:
+                phase = CATAPULT if grew else MONOTONE
                 break
             if step == max_steps:
-                phase = _BOUNDED
+                phase = BOUNDED
                 break
         result[cell, 0] = phase
         result[cell, 1] = step
@@ -338,26 +266,3 @@ def classify_infinite_relu(a_start, kick, max_steps):
         result[cell, 9] = (math.pi + alive + frozen) / (2 * math.pi)
         result[cell, 10] = first_eps
     return result
-
-
-@njit(cache=True, nogil=True)
-def long_run(label, transient, n_steps):
-    """Detected period (0: longer than 64) and Lyapunov exponent of the balanced map per label."""
-    period = np.zeros(len(label), dtype=np.int64)
-    lyapunov = np.empty(len(label))
-    for cell in range(len(label)):
-        y, s = label[cell], 0.5
-        for _ in range(transient):
-            s = _balanced_map(s, y)
-        start = s
-        for k in range(1, _LONGEST_PERIOD + 1):
-            s = _balanced_map(s, y)
-            if abs(s - start) <= _RETURN * abs(start):
-                period[cell] = k
-                break
-        total = 0.0
-        for _ in range(n_steps):
-            total += math.log(max(abs(1 + y - 3 * s * s), 1e-300))  # |ds'/ds|
-            s = _balanced_map(s, y)
-        lyapunov[cell] = total / n_steps
-    return period, lyapunov

@@ -26,6 +26,7 @@ from eosim._maps import (
     output_map,
     residual_map,
 )
+from eosim.catapult.boundaries import Boundary, phase_boundary
 from eosim.catapult.closed_forms import (
     Peak,
     boundary_orbit,
@@ -37,14 +38,13 @@ from eosim.catapult.closed_forms import (
 )
 from eosim.catapult.phases import (
     Attractor,
-    Boundary,
     Phase,
     PhaseDiagram,
     attractor,
     homogeneous_phases,
     infinite_relu_phases,
+    iterate,
     linear_net_phases,
-    phase_boundary,
     phase_diagram,
 )
 from eosim.catapult.reductions import (
@@ -77,6 +77,7 @@ __all__ = [
     "first_integral",
     "homogeneous_phases",
     "infinite_relu_phases",
+    "iterate",
     "linear_net_phases",
     "margin",
     "moment_map",

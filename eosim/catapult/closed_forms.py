@@ -9,7 +9,6 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
 
 from eosim._checks import Array, Interval, float_array, integer, real_number
 from eosim._maps import first_integral
@@ -33,6 +32,8 @@ def final_ntk(a: float, w: float = 0.0) -> float:
     delta = real_number("a", a, Interval(2, 2.8, lower_closed=True, upper_closed=True)) - 2
     w = real_number("w", w, Interval(0, 0.1, lower_closed=True, upper_closed=True))
     if w > 0:
+        from scipy.optimize import brentq  # imported here: it takes longer than most calls
+
         level = first_integral(w, delta)
         delta = brentq(lambda d: first_integral(0.0, d) - level, delta, 1.05, xtol=1e-15)
     return 2 + sum(c * delta ** (k + 1) for k, c in enumerate(_FINAL))

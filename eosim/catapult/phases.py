@@ -1,16 +1,19 @@
-"""Phase diagrams of catapults, in compiled code: grids of starts, of nets and rates, and boundaries."""
+"""Phase diagrams of catapults, in compiled code: grids of starts, of nets and rates."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from eosim._checks import Array, Interval, float_array, integer, real_number
+from eosim._checks import Array, float_array, integer
 from eosim._maps import margin
+
+# Cells that are judged together: their factors stay in cache.
+_CHUNK = 1 << 15
 
 
 class Phase(enum.IntEnum):
@@ -104,45 +107,110 @@ def phase_diagram(
     TypeError, ValueError
         If a start is impossible: :math:`a \ge 2|\epsilon + Y|` always holds.
     """
-    a, w, label = np.broadcast_arrays(
-        *(float_array(name, x) for name, x in (("a", a), ("w", w), ("label", label)))
-    )
+    from eosim._kernels.catapult_map import factors
+
+    a, w, label = _broadcast(a, w, label)
+    starts, losses, labels, eps = _flat(a), _flat(w), _labels(label), np.empty(a.size)
+    pair = np.empty((2, min(_CHUNK, a.size)))
+
+    def factors_of(part: slice) -> tuple[Array, Array]:
+        u, v = pair[:, : len(eps[part])]
+        if factors(starts[part], losses[part], _part(labels, part), eps[part], u, v):
+            _refuse(a, w, label)
+        return u, v
+
+    return _factor_phases(a, eps.reshape(a.shape), label, factors_of, max_steps, lyapunov)
+
+
+def iterate(a: Any, w: Any, label: Any = 0.0, *, n_steps: int) -> tuple[Array, Array]:
+    r"""The normalised map after so many steps, :math:`(\epsilon, a)`, of every start; nothing is judged.
+
+    Steps are made in the factors, :math:`\epsilon = uv - Y,\ a = u^2 + v^2`: three multiply-adds each.
+
+    Parameters
+    ----------
+    a, w, label : arrays that broadcast together
+        Starts, as in `phase_diagram`.
+    n_steps : int
+
+    Returns
+    -------
+    eps, a : arrays
+        Both infinite where w went beyond 1e12. A factor below 1e-280 counts as 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a start is impossible: :math:`a \ge 2|\epsilon + Y|` always holds.
+
+    Examples
+    --------
+    >>> from eosim import catapult
+    >>> eps, a = catapult.iterate([1.5, 2.5, 4.1], 1e-4, n_steps=100)
+    >>> print(abs(eps) < 1e-9, a.round(2))
+    [ True  True False] [1.5  1.28  inf]
+    """
+    from eosim._kernels.catapult_map import iterate
+
+    a, w, label = _broadcast(a, w, label)
+    n_steps = integer("n_steps", n_steps, minimum=0)
+    eps, end = np.empty((2, a.size))
+    with np.errstate(over="ignore", invalid="ignore"):  # heard where the code is not compiled
+        impossible = iterate(_flat(a), _flat(w), _labels(label), n_steps, eps, end)
+    if impossible:
+        _refuse(a, w, label)
+    return eps.reshape(a.shape), end.reshape(a.shape)
+
+
+def _broadcast(a: Any, w: Any, label: Any) -> list[Array]:
+    starts = [float_array(name, x) for name, x in (("a", a), ("w", w), ("label", label))]
+    return list(np.broadcast_arrays(*starts))
+
+
+def _refuse(a: Array, w: Array, label: Array) -> NoReturn:
+    """Name the worst of some impossible starts."""
     if (w < 0).any():
         raise ValueError(f"w must not be negative, got {w.min()!s}")
-    eps = np.sqrt(w)
-    output = eps + label
-    short = np.ravel(a - 2 * np.abs(output))
-    if (short < -1e-12 * np.abs(a.ravel())).any():
-        worst = int(short.argmin())
-        raise ValueError(
-            "a must be at least 2 |epsilon + Y| (a = u^2 + v^2, epsilon + Y = u v); got a = "
-            f"{a.flat[worst]!s} with epsilon + Y = {output.flat[worst]!s}"
-        )
-    total, difference = np.sqrt(a + 2 * output), np.sqrt(np.maximum(a - 2 * output, 0))
-    return _factor_phases(a, eps, label, total, difference, max_steps, lyapunov)
+    output = np.sqrt(w) + label
+    worst = int(np.ravel(a - 2 * np.abs(output)).argmin())
+    raise ValueError(
+        "a must be at least 2 |epsilon + Y| (a = u^2 + v^2, epsilon + Y = u v); got a = "
+        f"{a.flat[worst]!s} with epsilon + Y = {output.flat[worst]!s}"
+    )
 
 
 def _factor_phases(
     a: Array,
     eps: Array,
     label: Array,
-    total: Array,
-    difference: Array,
+    factors_of: Callable[[slice], tuple[Array, Array]],
     max_steps: int,
     lyapunov: bool,
 ) -> PhaseDiagram:
-    """Of the factor map from u + v = ``total`` and u - v = ``difference``."""
-    from eosim._kernels.catapult import classify
+    """Of the factor map from the (u, v) of flat cells, which are overwritten."""
+    from eosim._kernels.catapult_map import classify, find_exponents, find_periods
 
     max_steps = integer("max_steps", max_steps, minimum=1)
-    u, v = _flat((total + difference) / 2), _flat((total - difference) / 2)
-    table = classify(u, v, _flat(label), max_steps, bool(lyapunov))
-    columns = [column.reshape(a.shape) for column in table.T]
-    final_a = columns[5]
-    # |theta|^2 is proportional to a; a start at a = 0 is the saddle, and stays.
-    ratio = np.divide(final_a, a, out=np.ones(a.shape), where=a > 0)
-    exponents = columns[9] if lyapunov else None
-    return _diagram(a, eps, label, columns, ratio, imbalance=columns[8], lyapunov=exponents)
+    codes, numbers = np.empty((4, a.size), dtype=np.int64), np.empty((6, a.size))
+    exponents = np.empty(a.size if lyapunov else 0)
+    all_labels = _labels(label)
+    for begin in range(0, a.size, _CHUNK):
+        part = slice(begin, begin + _CHUNK)
+        labels, phase = _part(all_labels, part), codes[0, part]
+        with np.errstate(over="ignore", invalid="ignore"):  # heard where the code is not compiled
+            u, v = factors_of(part)
+            classify(u, v, labels, max_steps, begin, codes, numbers)
+            find_periods(u, v, labels, phase, codes[3, part])
+        if lyapunov:
+            find_exponents(u, v, labels, phase, max_steps, exponents[part])
+    phase, steps, peak_step, period = (row.reshape(a.shape) for row in codes)
+    peak_ratio, peak_w, final_a, final_w, norm_ratio, imbalance = (
+        row.reshape(a.shape) for row in numbers
+    )
+    return PhaseDiagram(
+        a, eps, label, phase, steps, peak_ratio, peak_step, peak_w, final_a, final_w, norm_ratio,
+        period, imbalance, exponents.reshape(a.shape) if lyapunov else None,
+    )  # fmt: skip
 
 
 def _diagram(
@@ -166,8 +234,20 @@ def _diagram(
 
 
 def _flat(array: Array) -> Array:
-    """A writeable vector: compiled code has one version per layout."""
-    return np.array(array, dtype=np.float64, order="C").ravel()
+    """A read-only vector, copied if need be: compiled code has one version per kind of array."""
+    vector = np.require(array, np.float64, "C").reshape(-1)
+    vector.flags.writeable = False
+    return vector
+
+
+def _part(labels: Array, part: slice) -> Array:
+    """Of some cells; the one of all cells is theirs too."""
+    return labels[part] if len(labels) > 1 else labels
+
+
+def _labels(label: Array) -> Array:
+    """One per cell, or the one of all cells."""
+    return _flat(label) if any(label.strides) else _flat(label.flat[:1])
 
 
 def _integers(name: str, value: Any, minimum: int) -> Array:
@@ -241,9 +321,9 @@ def linear_net_phases(
     k = ratio / (plus + minus)  # lr / n
     label = k * np.sqrt(width) * target
     eps = k * (plus - minus) / 2 - label
-    return _factor_phases(
-        ratio, eps, label, np.sqrt(2 * k * plus), np.sqrt(2 * k * minus), max_steps, lyapunov
-    )
+    total, difference = np.sqrt(2 * k * plus), np.sqrt(2 * k * minus)
+    u, v = np.ravel((total + difference) / 2), np.ravel((total - difference) / 2)
+    return _factor_phases(ratio, eps, label, lambda part: (u[part], v[part]), max_steps, lyapunov)
 
 
 def homogeneous_phases(
@@ -342,110 +422,6 @@ def infinite_relu_phases(a: Any, kick: Any = 1e-4, *, max_steps: int = 5000) -> 
     return _diagram(a, columns[10], label, columns, norm_ratio=columns[9], sparsity=columns[8])
 
 
-class Boundary(NamedTuple):
-    """Where runs begin to end otherwise, per start.
-
-    ``ratio``: NaN where no single one separates them. ``lower``: every ratio tried up to there is
-    inside (-inf if the first is not); ``upper``: every one tried from there on is beyond (inf if the
-    last is not). ``ragged``: inside and beyond alternate between the two.
-    """
-
-    ratio: Array
-    lower: Array
-    upper: Array
-    ragged: Array
-
-
-def phase_boundary(
-    diagram_of: Callable[[Array], Any],
-    low: Any,
-    high: Any,
-    *,
-    beyond: Collection[Phase] = (Phase.DIVERGED,),
-    samples: int = 16,
-    rtol: float = 1e-12,
-) -> Boundary:
-    r"""The ratio from which runs end in one of the phases ``beyond``, for many starts at once.
-
-    The bracket is divided into ``samples`` parts, and the one in which the phase changes is divided
-    again together with its neighbours, until it is shorter than ``rtol`` times its end. At every scale
-    the change must be the only one, and lead beyond; else the boundary is ragged, and left there.
-
-    Parameters
-    ----------
-    diagram_of : callable
-        ``diagram_of(ratio)`` returns the `PhaseDiagram` of all starts (anything with such a
-        ``phase``), at one ratio each.
-    low, high : arrays that broadcast to the starts
-        The bracket of each start.
-    beyond : phases
-        (DIVERGED,) for the edge of divergence; every phase but MONOTONE for that of the catapults;
-        (BOUNDED, DIVERGED, DEAD) for the last rate that converges.
-    samples : int
-        At least 2. Teeth narrower than a part may pass unseen; 16 is our choice.
-    rtol : float
-        At least 1e-14. Our choice leaves room for rounding, which judges runs closer to the edge.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If low is not below high, ``diagram_of`` returns fewer phases than ratios, or an option is wrong.
-
-    Examples
-    --------
-    >>> from eosim import catapult
-    >>> edge = catapult.phase_boundary(lambda a: catapult.phase_diagram(a, 0.04, 0.5), 3, 5)
-    >>> print(edge.ratio.round(10), edge.ragged)  # 4 + Y epsilon
-    4.1 False
-    """
-    if not callable(diagram_of):
-        raise TypeError(f"diagram_of must be callable, got {diagram_of!r}")
-    if not isinstance(beyond, Collection):
-        raise TypeError(f"beyond must be a collection of phases, got {beyond!r}")
-    low, high = np.broadcast_arrays(float_array("low", low), float_array("high", high))
-    shape = np.shape(diagram_of(low).phase)
-    try:
-        low, high = np.broadcast_to(low, shape), np.broadcast_to(high, shape)
-    except ValueError:
-        raise ValueError(
-            "diagram_of must return at least one phase per ratio; got shape "
-            f"{shape} for ratios of shape {low.shape}"
-        ) from None
-    if (low >= high).any():
-        worst = int((low - high).argmax())
-        raise ValueError(
-            f"low must be below high, got low = {low.flat[worst]!s}, high = {high.flat[worst]!s}"
-        )
-    samples = integer("samples", samples, minimum=2)
-    rtol = real_number("rtol", rtol, Interval(1e-14, 1, lower_closed=True))
-    codes = [int(Phase(phase)) for phase in beyond]
-    lower, upper = low, high
-    ragged, done = np.zeros(low.shape, dtype=bool), np.zeros(low.shape, dtype=bool)
-    while not done.all():
-        # The grid is the caller's, so that all starts are run: those that are done at their low end.
-        part = np.where(done, 0, upper - lower)
-        left = np.where(done, low, np.maximum(lower - part, low))
-        right = np.where(done, low, np.minimum(upper + part, high))
-        points = np.linspace(left, right, samples + 1)
-        inside = ~np.isin([diagram_of(row).phase for row in points], codes)
-        leading = np.cumprod(inside, axis=0).sum(axis=0)
-        trailing = np.cumprod(~inside[::-1], axis=0).sum(axis=0)
-        end = np.full((1, *low.shape), np.inf)
-        found_lower = np.take_along_axis(np.concatenate([-end, points]), leading[None], axis=0)[0]
-        found_upper = np.take_along_axis(
-            np.concatenate([end, points[::-1]]), trailing[None], axis=0
-        )[0]
-        alike = (leading > samples) | (trailing > samples)
-        sharp = (leading + trailing == samples + 1) & ~alike
-        ragged = ragged | ~(sharp | alike)
-        lower, upper = np.where(done, lower, found_lower), np.where(done, upper, found_upper)
-        done = done | ~sharp | (upper - lower <= rtol * np.abs(upper))
-    single = np.isfinite(lower) & np.isfinite(upper) & ~ragged
-    ratio = np.full(low.shape, np.nan)
-    ratio[single] = (lower[single] + upper[single]) / 2
-    return Boundary(ratio, lower, upper, ragged)
-
-
 @dataclass(frozen=True)
 class Attractor:
     """Long-run behaviour of the balanced map: period (0 if none up to 64) and Lyapunov exponent."""
@@ -465,7 +441,7 @@ def attractor(label: Any, *, transient: int = 20_000, n_steps: int = 20_000) -> 
     TypeError, ValueError
         If a label is outside (0, 2]: the orbit is not bounded there.
     """
-    from eosim._kernels.catapult import long_run
+    from eosim._kernels.catapult_map import long_run
 
     labels = float_array("label", label)
     if ((labels <= 0) | (labels > 2)).any():

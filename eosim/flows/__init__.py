@@ -12,6 +12,7 @@ from eosim.flows.base import (
 from eosim.flows.central import CentralFlow, StableFlow
 from eosim.flows.driver import integrate
 from eosim.flows.edge import EdgeFlow
+from eosim.flows.ensemble import FlowEnsemble, integrate_ensemble
 from eosim.flows.gradient import GradientFlow
 from eosim.flows.principal import HeavyBallPrincipalFlow, PrincipalFlow, principal_coefficient
 from eosim.flows.quadratic import closed_form
@@ -27,6 +28,7 @@ __all__ = [
     "CentralFlow",
     "EdgeFlow",
     "Flow",
+    "FlowEnsemble",
     "ForwardDifferenceFlow",
     "GradientFlow",
     "HeavyBallPrincipalFlow",
@@ -41,6 +43,7 @@ __all__ = [
     "StableFlow",
     "closed_form",
     "integrate",
+    "integrate_ensemble",
     "loss_rate",
     "principal_coefficient",
     "self_stabilization",

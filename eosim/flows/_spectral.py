@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,10 @@ _WORST_CONDITION = 1e-9
 # Our choice: a matched eigenvalue must have moved less than half as far as to any other eigenvalue
 # that carries another logarithm, or the matching is not trusted.
 _CLEAR_MATCH = 0.5
+# Our choice: Lanczos steps between two looks at the answer, and from some number on the growth of
+# their number, so that all looks together cost no more than the steps. After so many steps a rate of
+# convergence tells.
+_FORMED_EVERY, _FORMED_GROWTH, _PATIENCE = 4, 1.2, 30
 
 
 class Logarithm(Protocol):
@@ -163,13 +168,20 @@ def apply_lanczos(
     logarithm: Logarithm,
     tolerance: float,
     max_steps: int,
+    *,
+    give_up: bool = False,
 ) -> tuple[Array, float, Array]:
     r"""alpha(hH) vector from Hessian-vector products, at a real state.
 
     With the Lanczos basis Q and tridiagonal T of the Krylov space of the vector,
     :math:`y = |v|\, Q\, \alpha(hT)\, e_1`. The basis is orthogonalised twice at every step: single
     orthogonalisation loses digits on spectra with outliers. The error is estimated by the change
-    over the last three steps.
+    since the last time that y was formed, four steps before or more.
+
+    Parameters
+    ----------
+    give_up : bool
+        Whether to stop as soon as the steps do not promise to suffice; for where there is another way.
 
     Returns
     -------
@@ -186,28 +198,34 @@ def apply_lanczos(
     basis = np.empty((max_steps, len(vector)))  # rows: orthonormal
     basis[0] = vector / length
     diagonal, off_diagonal = np.zeros(max_steps), np.zeros(max_steps)
-    earlier: list[Array] = []  # coefficients in the basis after each step
-    error, ritz = np.inf, np.zeros(0)
+    formed, last = np.zeros(0), 0  # coefficients of y in the basis, and after how many steps
+    error, size = np.inf, 0.0
     for m in range(1, max_steps + 1):
         image = lr * product(basis[m - 1])
         diagonal[m - 1] = image @ basis[m - 1]
         for _ in range(2):
             image = image - basis[:m].T @ (basis[:m] @ image)
         off_diagonal[m - 1] = np.linalg.norm(image)
-        ritz, modes = eigh_tridiagonal(diagonal[:m], off_diagonal[: m - 1])
-        alpha = logarithm.coefficient(ritz, logarithm.start(ritz))
-        coefficients = modes @ (alpha * modes[0])
-        if m > 3:
-            change = coefficients.copy()
-            change[: m - 3] -= earlier[-3]
-            error = float(np.linalg.norm(change) / np.linalg.norm(coefficients))
-        earlier.append(coefficients)
+        size = max(size, abs(diagonal[m - 1]), off_diagonal[m - 1])
         # a vanishing new direction means that the space is invariant: the answer is exact
-        if off_diagonal[m - 1] <= 1e-14 * np.abs(ritz).max():
-            error = 0.0
-        if error <= tolerance or m == max_steps:
-            break
+        exact = off_diagonal[m - 1] <= 1e-14 * size or m == len(vector)
+        if exact or m == max_steps or m >= max(last + _FORMED_EVERY, _FORMED_GROWTH * last):
+            ritz, modes = eigh_tridiagonal(diagonal[:m], off_diagonal[: m - 1])
+            alpha = logarithm.coefficient(ritz, logarithm.start(ritz))
+            coefficients = modes @ (alpha * modes[0])
+            change = coefficients.copy()
+            change[:last] -= formed
+            before = error
+            error = float(np.linalg.norm(change) / np.linalg.norm(coefficients))
+            if exact:
+                error = 0.0
+            if error <= tolerance or m == max_steps:
+                break
+            if give_up and m >= _PATIENCE:
+                # Were the change to fall on at this rate, how many steps would it take in all?
+                rate = math.log(max(before / error, 1.0)) / (m - last)
+                if m + math.log(error / tolerance) / max(rate, 1e-300) > 2 * max_steps:
+                    break
+            formed, last = coefficients, m
         basis[m] = image / off_diagonal[m - 1]
-    if len(ritz) == len(vector):
-        error = 0.0
     return length * (coefficients @ basis[: len(coefficients)]), error, ritz

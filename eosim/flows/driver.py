@@ -31,7 +31,7 @@ STALL_EVALUATIONS = 5000
 # A step is halved while its branch is ambiguous or a stage of it leaves the range of the flow, down
 # to this share of lr: eigenvalues that really meet stay ambiguous at any step, and a range that is
 # really left is left by the shortest step too. Our choice: about ten halvings.
-_SHORTEST_RETRY = 1e-3
+SHORTEST_RETRY = 1e-3
 
 
 def integrate(
@@ -272,7 +272,7 @@ class _BranchDOP853(DOP853):
 
     def step(self) -> str | None:
         lr = self.path.flow.lr
-        shortest = _SHORTEST_RETRY * (self.t_bound - self.t if lr is None else lr)
+        shortest = SHORTEST_RETRY * (self.t_bound - self.t if lr is None else lr)
         while True:
             before = (self.t, self.y, self.f)
             proposed = min(self.h_abs, self.t_bound - self.t)
@@ -388,6 +388,7 @@ def _integrate(
             "flow": type(flow).__name__,
             "problem": type(problem).__name__,
             "lr": flow.lr,
+            **({"method": flow.method} if hasattr(flow, "method") else {}),
             "evaluations": evaluations,
             "max_evaluations": budget,
             **options,

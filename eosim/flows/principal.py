@@ -19,13 +19,15 @@ the nearest branch: the branch is memory, updated after each accepted step.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.special import log1p
 
-from eosim._checks import Array, Interval, choice, integer, interface, real_number
+from eosim._checks import Array, Interval, choice, dense_fits, integer, interface, real_number
 from eosim.flows._spectral import (
     Branch,
     advanced,
@@ -34,21 +36,28 @@ from eosim.flows._spectral import (
     started,
 )
 from eosim.flows.base import LeftRange
-from eosim.problems.base import Problem, third_derivative
+from eosim.problems.base import (
+    FunctionProblem,
+    Problem,
+    hessian_products,
+    third_derivative,
+)
 
 # |1 - z| is kept at least this far from 0, where the logarithm is -36.8: the coordinate then falls
 # to 1e-16 of itself within one step (gradient descent: to exactly 0). Our choice: machine epsilon.
 _FLOOR = 1e-16
-# Our choice: from here on the Lanczos form is several times cheaper than an eigendecomposition on
-# spectra of a bulk with outliers, and below it the dense form costs a few milliseconds.
-LANCZOS_FROM = 512
+# Our choice. From the first on the Lanczos form is five times cheaper than an eigendecomposition on
+# spectra of a bulk with outliers, and a vain attempt adds half of one; it pays from 80 on where it
+# converges. From the second on an evaluation at a complex state, which has no other form than the
+# dense one, takes a second or more, and is only made where it is asked for.
+MIXED_FROM, LANCZOS_FROM = 200, 512
 # Our choice: bounds of the Lanczos form. Twenty steps suffice for network-like spectra; beyond 120
 # the dense form is cheaper at the sizes it can fall back to.
 _LANCZOS_TOLERANCE = 1e-10
 _LANCZOS_STEPS = 120
 _DENSE_LIMIT = 3000
 
-_METHODS = ("auto", "dense", "lanczos")
+_METHODS = ("auto", "dense", "lanczos", "mixed")
 
 
 def principal_coefficient(z: Any, logarithm: Any) -> Any:
@@ -118,6 +127,26 @@ class _HeavyBallLogarithm:
 _DESCENT = _DescentLogarithm()
 
 
+@dataclass(frozen=True, eq=False)
+class _RealState:
+    """A state of a path that has been real so far: its branch is that of a path which starts there.
+
+    The Hessian is only decomposed if the path leaves the real axis from here.
+    """
+
+    problem: Problem
+    lr: float
+    theta: Array
+
+    @cached_property
+    def branch(self) -> Branch:
+        return started(self.problem.hessian(self.theta), self.lr, _DESCENT)
+
+
+def _is_real(theta: Array) -> bool:
+    return not np.iscomplexobj(theta) or not theta.imag.any()
+
+
 @dataclass(frozen=True)
 class PrincipalFlow:
     r"""The principal flow of gradient descent with learning rate h = ``lr``.
@@ -137,8 +166,9 @@ class PrincipalFlow:
     method : str
         "dense" decomposes the Hessian. "lanczos" uses Hessian-vector products, at real states
         only, to a relative error of 1e-10, and falls back to a decomposition (up to dim 3000) where
-        it does not converge: a spectrum that crosses :math:`h\lambda = 1` continuously. "auto" is
-        dense below dim 512.
+        it does not converge: a spectrum that crosses :math:`h\lambda = 1` continuously. "mixed" does
+        so as long as the path is real, and decomposes from there on. "auto" is dense below dim 200,
+        mixed below 512, and lanczos from there on.
 
     Notes
     -----
@@ -189,36 +219,54 @@ class PrincipalFlow:
             )
         choice("PrincipalFlow: method", self.method, _METHODS)
         if self.method == "auto":
-            method = "dense" if self.problem.dim < LANCZOS_FROM else "lanczos"
+            method = "lanczos"
+            if self.problem.dim < LANCZOS_FROM:
+                products = self.problem.dim >= MIXED_FROM and hasattr(self.problem, "hvp")
+                method = "mixed" if products else "dense"
             object.__setattr__(self, "method", method)
+        if self.method == "dense":
+            dim = self.problem.dim
+            dense_fits("PrincipalFlow: the Hessian", (dim, dim), 'method="lanczos" takes products')
 
     def coefficient(self, z: Array) -> Array:
         """alpha(z) at real z = h lambda, on the branch that starts with +i pi for z > 1."""
         z = np.asarray(z, dtype=float)
         return _DESCENT.coefficient(z, _DESCENT.start(z))
 
-    def init(self, theta: Array) -> Branch | None:
+    def init(self, theta: Array) -> Branch | _RealState | None:
         """The branch at the start: +i pi wherever h lambda > 1."""
         if self.method == "lanczos":
             return None
+        if self.method == "mixed" and _is_real(theta):
+            return _RealState(self.problem, self.lr, theta.real)
         return started(self.problem.hessian(theta), self.lr, _DESCENT)
 
-    def advance(self, theta: Array, branch: Branch | None) -> Branch | None:
+    def advance(
+        self, theta: Array, branch: Branch | _RealState | None
+    ) -> Branch | _RealState | None:
         """The branch continued to theta."""
         if branch is None:
             return None
+        if isinstance(branch, _RealState):
+            if _is_real(theta):
+                return self.init(theta)
+            branch = branch.branch
         return advanced(branch, self.problem.hessian(theta), self.lr, _DESCENT)
 
-    def field(self, theta: Array, branch: Branch | None = None) -> Array:
+    def field(self, theta: Array, branch: Branch | _RealState | None = None) -> Array:
         """The vector field at theta, with logarithms continued from ``branch``; shape (dim,)."""
         g = self.problem.gradient(theta)
-        if self.method == "lanczos":
+        started_real = branch is None or isinstance(branch, _RealState)
+        if self.method == "lanczos" or (
+            self.method == "mixed" and started_real and _is_real(theta)
+        ):
             field = self._lanczos(theta, g)
         else:
             hessian = self.problem.hessian(theta)  # complex symmetric off the real axis
             if not self.problem.analytic:
                 _refuse_beyond(1, self.problem, self.lr * np.linalg.eigvalsh(hessian.real)[-1])
-            field = apply_dense(hessian, g, self.lr, branch, _DESCENT)
+            known = branch.branch if isinstance(branch, _RealState) else branch
+            field = apply_dense(hessian, g, self.lr, known, _DESCENT)
         if self.corrections >= 1:
             Tgg = third_derivative(self.problem, theta, g, g)
             field = field - self.lr**2 * Tgg / 12
@@ -226,6 +274,18 @@ class PrincipalFlow:
             TgHg = third_derivative(self.problem, theta, g, self.problem.hvp(theta, g))
             field = field - self.lr**3 * (self.problem.hvp(theta, Tgg) + TgHg) / 12
         return field
+
+    def _products(self, theta: Array) -> Callable[[Array], Array]:
+        """v -> H v. A problem of functions may have them from its Hessian only: that is formed once."""
+        problem = self.problem
+        if (
+            isinstance(problem, FunctionProblem)
+            and problem.hvp_function is None
+            and problem.hessian_function is not None
+        ):
+            hessian = problem.hessian(theta)
+            return lambda v: hessian @ v
+        return hessian_products(problem, theta)
 
     def _lanczos(self, theta: Array, g: Array) -> Array:
         if np.iscomplexobj(theta):
@@ -236,12 +296,13 @@ class PrincipalFlow:
                 )
             theta, g = theta.real, g.real
         field, error, ritz = apply_lanczos(
-            lambda v: self.problem.hvp(theta, v),
+            self._products(theta),
             g,
             self.lr,
             _DESCENT,
             _LANCZOS_TOLERANCE,
             _LANCZOS_STEPS,
+            give_up=self.problem.dim <= _DENSE_LIMIT,
         )
         if not self.problem.analytic and len(ritz):
             _refuse_beyond(1, self.problem, ritz[-1])

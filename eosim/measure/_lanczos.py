@@ -1,4 +1,4 @@
-"""The top eigenpair of a symmetric operator that is known by its products, and how good it is."""
+"""The top eigenpair of a symmetric operator that is known by its products, searched for and followed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,28 @@ _RESTARTS = 10
 # Our choice: far above what rounding leaves of a residual, relative to the operator's size. It ends
 # the search where the top eigenvalue is 0, whose residual is below no share of it.
 _ROUNDING = 1e-13
+# Our choice: eigenvectors to follow; with 16 following takes as many products.
+_KNOWN = 8
+# Our choice: following is given up after so many products, or if the last eigenvector's residual is so
+# large in units of the eigenvalue: then a search is cheaper.
+_PRODUCTS = 20
+_LOST = 0.2
+# Our choice: gaps between known eigenvalues count for at least this share of the spectrum's width: the
+# eigenvalues may have moved by as much.
+_LEAST_GAP = 0.01
+# Our choice: a vector of which less is new than this share of its square would be rounding, blown up.
+_NEW = 1e-4
+
+
+class Known(NamedTuple):
+    """Approximate eigenvectors, orthonormal rows, the top one first.
+
+    With their eigenvalues, and about the least eigenvalue of all.
+    """
+
+    vectors: Array
+    values: Array
+    floor: float
 
 
 class RitzPair(NamedTuple):
@@ -25,6 +47,7 @@ class RitzPair(NamedTuple):
     vector: Array
     residual: float
     converged: bool
+    known: Known | None = None  # to be followed from
 
 
 def top_ritz_pair(product: Callable[[Array], Array], start: Array, tolerance: float) -> RitzPair:
@@ -47,13 +70,11 @@ def top_ritz_pair(product: Callable[[Array], Array], start: Array, tolerance: fl
         off_diagonal: list[float] = []
         basis[0] = vector
         for m in range(1, len(basis) + 1):
-            image = product(basis[m - 1])
-            if not np.isfinite(image).all():
-                raise ValueError("the Hessian is not finite at theta")
+            image = _finite(product(basis[m - 1]))
             diagonal.append(float(basis[m - 1] @ image))
-            known = basis[:m]
+            so_far = basis[:m]
             for _ in range(2):  # once is not enough where directions have converged
-                image = image - (known @ image) @ known
+                image = image - (so_far @ image) @ so_far
             length = float(np.linalg.norm(image))
             values, vectors = eigh_tridiagonal(
                 diagonal, off_diagonal, select="i", select_range=(m - 1, m - 1)
@@ -61,9 +82,95 @@ def top_ritz_pair(product: Callable[[Array], Array], start: Array, tolerance: fl
             value, residual = float(values[0]), length * abs(float(vectors[-1, 0]))
             size = max(size, abs(diagonal[-1]), length)
             if residual <= max(tolerance * abs(value), _ROUNDING * size):
-                return RitzPair(value, vectors[:, 0] @ known, residual, True)
+                vector = vectors[:, 0] @ so_far
+                known = _ritz_vectors(so_far, diagonal, off_diagonal)
+                return RitzPair(value, vector, residual, True, known)
             if m < len(basis):
                 off_diagonal.append(length)
                 basis[m] = image / length
         vector = vectors[:, 0] @ basis
-    return RitzPair(value, vector / np.linalg.norm(vector), residual, False)
+    known = _ritz_vectors(basis, diagonal, off_diagonal)
+    return RitzPair(value, vector / np.linalg.norm(vector), residual, False, known)
+
+
+def follow(product: Callable[[Array], Array], known: Known, tolerance: float) -> RitzPair | None:
+    r"""The top eigenpair of an operator that has changed a little since ``known``; None if too much.
+
+    Davidson's method with what is known as the model: after the product with the last vector, the
+    residual r is divided by the gaps, :math:`\sum_j y_j (y_j \cdot r) / (\theta - \mu_j)`, which
+    Lanczos, knowing nothing, would need many products for. Value and residual are of new products
+    alone. What is known is then improved by them. What overtakes unseen by these vectors stays so.
+
+    Raises
+    ------
+    ValueError
+        If a product is not finite.
+    """
+    Y, mu, floor = known
+    Q, W = np.empty((2, _PRODUCTS, Y.shape[1]))  # new vectors and their images
+    direction, size = Y[0], 0.0
+    for m in range(1, _PRODUCTS + 1):
+        Q[m - 1], W[m - 1] = direction, _finite(product(direction))
+        compressed = Q[:m] @ W[:m].T
+        compressed = (compressed + compressed.T) / 2
+        values, vectors = np.linalg.eigh(compressed)
+        value, vector = float(values[-1]), vectors[:, -1] @ Q[:m]
+        remainder = vectors[:, -1] @ W[:m] - value * vector
+        residual = float(np.linalg.norm(remainder))
+        size, width = max(size, float(np.abs(values).max()), residual), value - floor
+        if residual <= max(tolerance * abs(value), _ROUNDING * size):
+            vector = vector / np.linalg.norm(vector)
+            new = _improved(known, Q[:m], W[:m], compressed, width)
+            return RitzPair(value, vector, residual, True, new)
+        if residual > _LOST * abs(value) or not width > 0:
+            break
+        parts = Y @ remainder
+        weights = parts / np.maximum(value - mu, _LEAST_GAP * width) - parts / width
+        direction = weights @ Y + remainder / width
+        for _ in range(2):
+            direction = direction - (Q[:m] @ direction) @ Q[:m]
+        direction = direction / np.linalg.norm(direction)
+    return None
+
+
+def _improved(known: Known, Q: Array, W: Array, compressed: Array, width: float) -> Known:
+    """The best eigenvectors in the span of ``known``, Y, and of the orthonormal rows of Q, W = Q A.
+
+    On Z, the part of the span of Y that is orthogonal to Q, A is taken for what it was,
+    Y^T diag(mu) Y; everywhere else it is known anew, ``compressed`` = Q A Q^T. What A maps Q to off
+    both is a step of the power iteration, shifted to the floor of the spectrum, that costs no product.
+    """
+    Y, mu, floor = known
+    overlaps = Y @ Q.T  # (known, new)
+    shares, axes = np.linalg.eigh(np.eye(len(Y)) - overlaps @ overlaps.T)  # of Y off Q
+    kept = shares > _NEW
+    axes, roots = axes[:, kept], np.sqrt(shares[kept])
+    onto, old = axes / roots, (axes * roots).T  # Z = onto^T (Y - overlaps Q), and Z Y^T
+    rests = W - compressed @ Q
+    seen = rests @ Y.T
+    between = seen @ onto
+    whole = np.block([[compressed, between], [between.T, (old * mu) @ old.T]])
+    values, vectors = np.linalg.eigh(whole)
+    values, vectors = values[: -_KNOWN - 1 : -1], vectors[:, : -_KNOWN - 1 : -1]
+    on_new, on_old = vectors[: len(Q)], onto @ vectors[len(Q) :]
+    sound = np.linalg.norm(rests, axis=1).max() <= width and width > 0  # else the floor is none
+    step = on_new.T / width if sound else np.zeros_like(on_new.T)
+    weights = np.hstack([on_old.T - step @ seen, on_new.T - on_old.T @ overlaps, step])
+    rows = np.vstack([Y, Q, rests])
+    lower = np.linalg.cholesky(weights @ (rows @ rows.T) @ weights.T)
+    return Known(
+        np.linalg.solve(lower, weights) @ rows, values, floor
+    )  # orthonormal, in this order
+
+
+def _ritz_vectors(basis: Array, diagonal: list[float], off_diagonal: list[float]) -> Known:
+    """The top ones of a Lanczos basis."""
+    values, vectors = eigh_tridiagonal(diagonal, off_diagonal)
+    top = slice(None, -_KNOWN - 1, -1)
+    return Known(vectors[:, top].T @ basis, values[top], float(values[0]))
+
+
+def _finite(image: Array) -> Array:
+    if not np.isfinite(image).all():
+        raise ValueError("the Hessian is not finite at theta")
+    return image

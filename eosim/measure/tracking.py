@@ -12,15 +12,18 @@ import numpy as np
 from scipy.linalg import eigh
 
 from eosim._checks import Array, Interval, choice, integer, real_number
-from eosim.measure._lanczos import BASIS, RitzPair, top_ritz_pair
+from eosim.measure._lanczos import BASIS, Known, RitzPair, follow, top_ritz_pair
 from eosim.measure.curvature import Estimate
 from eosim.optimizers import CoupledL2
 from eosim.problems.base import FiniteSum, Problem, hessian_products
 
 # Our choice: share of a random vector that is added to the last eigenvector as a start. It lets an
 # eigenvalue that has overtaken the last one be found: a pair is accepted at a residual of
-# ``tolerance``, far below this. On networks it costs no product.
+# ``tolerance``, far below this.
 _EXPLORATION = 0.1
+# Our choice: the tolerance of searches that are to be followed from. At a looser one they would find
+# what was known before.
+_SEARCH = 1e-4
 
 
 class PreconditionedEigenvalue(NamedTuple):
@@ -72,6 +75,13 @@ class PreconditionedSharpness:
         the full gradient). They differ by :math:`O(1-\beta_2)`.
     sharpness : bool
         Whether to measure the largest eigenvalue of H too, with its own start.
+    search_every : int
+        1 searches in every measurement, from the last eigenvector and a random one. Otherwise only so
+        often, to a residual of 1e-4 at least, and when the eigenvector is lost; in between the last 8
+        eigenvectors are followed. With a tolerance of 1e-2 and 20, a network of 55,000 parameters took
+        1.3 products on average while it sharpened, with errors below 1e-4, and 2 to 6 at the edge,
+        where eigenvalues crowd: there, one that overtakes may stay unseen until the next search, with
+        errors up to 1e-2.
 
     Notes
     -----
@@ -94,15 +104,23 @@ class PreconditionedSharpness:
     """
 
     def __init__(
-        self, tolerance: float = 1e-4, *, preconditioner: str = "last", sharpness: bool = True
+        self,
+        tolerance: float = 1e-4,
+        *,
+        preconditioner: str = "last",
+        sharpness: bool = True,
+        search_every: int = 1,
     ) -> None:
         self._tolerance = real_number("tolerance", tolerance, Interval(0, 1))
         self._next = choice("preconditioner", preconditioner, ("last", "next")) == "next"
         if not isinstance(sharpness, (bool, np.bool_)):
             raise TypeError(f"sharpness must be True or False, got {sharpness!r}")
         self._sharpness = bool(sharpness)
+        self._search_every = integer("search_every", search_every, minimum=1)
         self._generator = np.random.default_rng(0)
         self._starts: dict[str, Array] = {}
+        self._known: dict[str, Known] = {}
+        self._followed: dict[str, int] = {}  # times since the last search
 
     def __call__(
         self, problem: Problem, theta: Array, *, rule: Any, state: tuple[Any, ...]
@@ -121,8 +139,8 @@ class PreconditionedSharpness:
             pair = self._top("preconditioned", problem, theta, P, decay)
         sharpness, converged = math.nan, True
         if self._sharpness and adaptive:
-            _, _, _, converged = plain = self._top("plain", problem, theta, np.array(1.0), 0.0)
-            sharpness = plain.value
+            plain = self._top("plain", problem, theta, np.array(1.0), 0.0)
+            sharpness, converged = plain.value, plain.converged
         elif self._sharpness:
             sharpness = pair.value - decay
         threshold = getattr(inner, "critical_sharpness", None)
@@ -152,16 +170,26 @@ class PreconditionedSharpness:
             scaled = v / root
             return (hessian(scaled) + decay * scaled) / root
 
-        start = self._generator.standard_normal(dim)
-        if name in self._starts:
-            if self._starts[name].shape != start.shape:
-                raise ValueError(
-                    f"theta has {dim} entries, but this PreconditionedSharpness has followed one of "
-                    f"{len(self._starts[name])}; use one per run"
-                )
-            start = self._starts[name] + _EXPLORATION / np.linalg.norm(start) * start
-        pair = top_ritz_pair(product, start, self._tolerance)
-        self._starts[name] = pair.vector
+        last = self._starts.get(name)
+        if last is not None and len(last) != dim:
+            raise ValueError(
+                f"theta has {dim} entries, but this PreconditionedSharpness has followed one of "
+                f"{len(last)}; use one per run"
+            )
+        pair = None
+        if last is not None and self._followed[name] + 1 < self._search_every:
+            pair = follow(product, self._known[name], self._tolerance)
+            self._followed[name] += 1
+        if pair is None:
+            start = self._generator.standard_normal(dim)
+            if last is not None:
+                start = last + _EXPLORATION / np.linalg.norm(start) * start
+            often = self._search_every == 1
+            tolerance = self._tolerance if often else min(self._tolerance, _SEARCH)
+            pair = top_ritz_pair(product, start, tolerance)
+            self._followed[name] = 0
+        assert pair.known is not None
+        self._starts[name], self._known[name] = pair.vector, pair.known
         return pair
 
 

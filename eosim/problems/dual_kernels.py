@@ -9,7 +9,6 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import beta, polygamma
 
 from eosim._checks import Array, choice, dense_fits, float_array, integer, real_number
 from eosim.problems.feature_model import ACTIVATIONS, LEAKY_SLOPE, negative_slope
@@ -146,6 +145,8 @@ def sphere_kernel(n_inputs: int, slope: float = 0.0) -> SphereKernel:
     >>> round(eosim.problems.sphere_kernel(10).worst_alignment, 3)
     0.185
     """
+    from scipy.special import beta, polygamma
+
     d = integer("n_inputs", n_inputs, minimum=2)
     s = real_number("slope", slope)
     constant = d * float(beta(d / 2, 0.5) / (2 * math.pi)) ** 2  # beta: no overflow at large d

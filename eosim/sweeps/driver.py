@@ -50,6 +50,8 @@ _BUSY_PAUSE = 0.5  # seconds until a point that another driver holds is tried ag
 _VISIBLE = 90.0  # seconds; network file systems cache for up to 60 that a file is missing
 _CONNECT = 30.0  # seconds that a scheduler has to answer; our choice
 _INTERVAL = 10.0  # seconds between lines of progress where there is no terminal; our choice
+# Our choice: seconds between two looks at the bar of a terminal.
+_REDRAW = 0.1
 
 
 class _Stopped(BaseException):
@@ -401,9 +403,14 @@ def _progress(total: int, tally: _Tally, wanted: bool) -> Iterator[Callable[...,
     if wanted and sys.stderr.isatty():
         from tqdm import tqdm
 
+        drawn = -_REDRAW
         with tqdm(total=total, unit="point", dynamic_ncols=True) as bar:
 
             def draw(final: bool = False) -> None:
+                nonlocal drawn
+                if not final and time.monotonic() - drawn < _REDRAW:  # counting takes all points
+                    return
+                drawn = time.monotonic()
                 bar.set_postfix(failed=tally.count("failed"), refresh=False)
                 bar.update(tally.count("done") + tally.count("failed") - bar.n)
 

@@ -28,6 +28,7 @@ from tests.benchmarks import (  # noqa: E402
     mean_square_threshold,
     measure,
     network_tracking,
+    progress,
     quadratic_regression,
     sgd_ensembles,
     sizes,
@@ -45,6 +46,7 @@ SUBJECTS: dict[str, ModuleType] = {
         volterra,
         network_tracking,
         cold_start,
+        progress,
     )
 }
 

@@ -12,39 +12,52 @@ from eosim._checks import Array
 
 
 class Activation(NamedTuple):
-    """``at(z)`` is (f, f', f'') at pre-activations z; f'' is None where it is 0."""
+    """An elementwise function f.
 
-    at: Callable[[Array], tuple[Array, Array, Array | None]]
+    ``apply(z, unit, bend)`` writes f(z) into ``unit``, f''(z) into ``bend`` unless that is None, and
+    f'(z) over z. ``curved`` says whether there is an f'' that is not 0.
+    """
+
+    apply: Callable[[Array, Array, Array | None], None]
     analytic: bool
+    curved: bool
 
 
-def _tanh(z: Array) -> tuple[Array, Array, Array | None]:
-    unit = np.tanh(z)
-    slope = 1 - unit * unit
-    return unit, slope, -2 * unit * slope
+def _tanh(z: Array, unit: Array, bend: Array | None) -> None:
+    np.tanh(z, out=unit)
+    np.multiply(unit, unit, out=z)
+    np.subtract(1, z, out=z)
+    if bend is not None:
+        np.multiply(unit, z, out=bend)
+        bend *= -2
 
 
-def _relu(z: Array) -> tuple[Array, Array, Array | None]:
-    slope = (z > 0).astype(float)
-    return z * slope, slope, None
+def _relu(z: Array, unit: Array, bend: Array | None) -> None:
+    slope = z > 0
+    np.multiply(z, slope, out=unit)
+    z[:] = slope
 
 
-def _gelu(z: Array) -> tuple[Array, Array, Array | None]:
+def _gelu(z: Array, unit: Array, bend: Array | None) -> None:
     """z Phi(z), Phi the normal distribution function: the exact form, not the tanh approximation."""
     from scipy.special import erf
 
     density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
     below = (1 + erf(z / math.sqrt(2))) / 2
-    return z * below, below + z * density, (2 - z * z) * density
+    np.multiply(z, below, out=unit)
+    if bend is not None:
+        np.multiply(2 - z * z, density, out=bend)
+    np.add(below, z * density, out=z)
 
 
-def _identity(z: Array) -> tuple[Array, Array, Array | None]:
-    return z, np.ones_like(z), None
+def _identity(z: Array, unit: Array, bend: Array | None) -> None:
+    unit[:] = z
+    z[:] = 1
 
 
 ACTIVATIONS = {
-    "tanh": Activation(_tanh, True),
-    "relu": Activation(_relu, False),
-    "gelu": Activation(_gelu, True),
-    "identity": Activation(_identity, True),
+    "tanh": Activation(_tanh, analytic=True, curved=True),
+    "relu": Activation(_relu, analytic=False, curved=False),
+    "gelu": Activation(_gelu, analytic=True, curved=True),
+    "identity": Activation(_identity, analytic=True, curved=False),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,3 +75,17 @@ def split_layers(theta: Array, shapes: Sequence[tuple[int, int]]) -> list[Array]
         layers.append(theta[start : start + out * inner].reshape(out, inner))
         start += out * inner
     return layers
+
+
+def matrices(shapes: Sequence[tuple[int, int]], dtype: Any) -> list[Array]:
+    """Matrices to be filled, in one piece of memory.
+
+    An allocator keeps one large piece for the next call where it gives many smaller ones back to the
+    system, which then hands them out again page by page: that costs as much as the arithmetic.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    memory, start, result = np.empty(sum(sizes), dtype), 0, []
+    for shape, size in zip(shapes, sizes, strict=True):
+        result.append(memory[start : start + size].reshape(shape))
+        start += size
+    return result

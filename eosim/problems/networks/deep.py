@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from eosim._checks import (
+    PRODUCTS,
+    SAMPLES,
     Array,
+    dense_fits,
     integer,
     seeded,
 )
@@ -157,12 +160,14 @@ class DeepHomogeneousNet:
 
     def hessian(self, theta: Array, batch: Array | None = None) -> Array:
         """(dim, dim) from dim products: for small nets only."""
+        dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
         matrix = np.stack([self.hvp(theta, unit, batch) for unit in np.eye(self.dim)])
         return (matrix + matrix.T) / 2
 
     def jacobian(self, theta: Array, batch: Array | None = None) -> Array:
         """dz/dtheta, of shape (batch, 1, dim): 8 batch dim bytes, on demand only."""
         units, deltas = self._sensitivities(theta, batch)
+        dense_fits("the Jacobian", (len(units[0]), 1, self.dim), SAMPLES)
         rows = [
             (delta[:, :, None] * below[:, None, :]).reshape(len(below), -1)
             for delta, below in zip(deltas, units, strict=True)
@@ -180,6 +185,7 @@ class DeepHomogeneousNet:
         The sum over layers of :math:`(\delta_a\cdot\delta_b)(h_a\cdot h_b)/D` with h the layer's
         inputs and :math:`\delta` the derivative of z by its pre-activations.
         """
+        dense_fits("the NTK", (self.n_samples, self.n_samples), SAMPLES)
         units, deltas = self._sensitivities(theta, None)
         kernel = np.zeros((self.n_samples, self.n_samples), dtype=np.result_type(theta, float))
         for delta, below in zip(deltas, units, strict=True):
