@@ -416,6 +416,7 @@ def _progress(total: int, tally: _Tally, wanted: bool) -> Iterator[Callable[...,
 
             draw()
             yield draw
+            draw(final=True)
         return
     last = time.monotonic()
 
