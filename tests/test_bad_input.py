@@ -1931,7 +1931,7 @@ EXEMPT = {
             "catapult.phases.PhaseDiagram",
             "comparison.Comparison",
             "data.Dataset",
-            "ensemble.Ensemble",
+            "ensemble.result.Ensemble",
             "flows.base.Averages",
             "measure.alignment.Alignment",
             "measure.curvature.Eigenvalue",

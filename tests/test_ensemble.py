@@ -10,9 +10,9 @@ import threadpoolctl
 
 import eosim
 from eosim._kernels.sampler import draw_batch, draw_batches
-from eosim._linear_ensemble import _aligned
 from eosim._threads import one_blas_thread
 from eosim.ensemble import run_ensemble
+from eosim.ensemble.linear import _aligned
 from eosim.problems.frozen import frozen_ntk
 from eosim.sampling import BatchStream
 from tests import naive

@@ -54,23 +54,7 @@ ARROWS = {
     "moments": {"_kernels", "sampling", "stability", "trajectory"},
     "sharpening": {"discrete", "optimizers", "problems", "sampling", "trajectory"},
     "two_parameter": set(),
-    "_linear_ensemble": {"_kernels", "_threads", "discrete", "optimizers", "problems", "sampling"},
-    "_quadratic_ensemble": {
-        "_kernels",
-        "_linear_ensemble",
-        "_threads",
-        "discrete",
-        "problems",
-        "sampling",
-    },
-    "ensemble": _COMPUTING
-    | {
-        "_linear_ensemble",
-        "_quadratic_ensemble",
-        "_recording",
-        "_threads",
-        "discrete",
-    },
+    "ensemble": _COMPUTING | {"_recording", "_threads", "discrete"},
     "comparison": {"discrete", "flows", "measure", "optimizers", "problems", "trajectory"},
 }
 

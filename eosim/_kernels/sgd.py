@@ -271,19 +271,16 @@ def residual_sgd(
                         weights[j] = scale * value
                     n_rows = end
                 step += n_steps
-                if plain:
-                    _add_rows(kernel, rows, weights, n_rows, z)
-                    if n_duals > 0:
-                        for j in range(n_rows):
-                            dual[rows[j]] += weights[j]
-                    continue
-                _clear(gradient)
-                _add_rows(kernel, rows, weights, n_rows, gradient)
-                _move(rule, gradient, velocity, z)
-                if n_duals > 0:
+                moved, dual_moved = (z, dual) if plain else (gradient, dual_gradient)
+                if not plain:
+                    _clear(gradient)
                     _clear(dual_gradient)
+                _add_rows(kernel, rows, weights, n_rows, moved)
+                if n_duals > 0:
                     for j in range(n_rows):
-                        dual_gradient[rows[j]] += weights[j]
+                        dual_moved[rows[j]] += weights[j]
+                if not plain:
+                    _move(rule, gradient, velocity, z)
                     _move(rule, dual_gradient, dual_velocity, dual)
             norm = _squared_norm(z)
             if not (norm <= limit[r]):

@@ -99,7 +99,7 @@ def _contests(workloads: Sequence[Workload], *, quick: bool) -> list[dict[str, A
     """Print a row for each, and return them."""
     if not workloads:
         return []
-    row = "{:<24}{:<27}{:>11}{:>11}  {:<30}{:>8}  {:<18}{}"
+    row = "{:<26}{:<31}{:>10}{:>11}  {:<30}{:>8}  {:<18}{}"
     print(row.format("workload", "size", "eosim", "best peer", "", "ratio", "goal", "of the limit"))
     rows, absent = [], set()
     for workload in workloads:

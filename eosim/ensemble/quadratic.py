@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from eosim._checks import Array
-from eosim._linear_ensemble import Cell
 from eosim._threads import share
 from eosim.discrete import DIVERGENCE_FACTOR
+from eosim.ensemble.result import Cell
 from eosim.problems.quadratic_regression import QuadraticRegression
 from eosim.sampling import SCHEMES
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
 from eosim._checks import Array, dense_fits
 from eosim._threads import one_blas_thread, share
 from eosim.discrete import DIVERGENCE_FACTOR
-from eosim.optimizers import EMAMomentum, GradientDescent, HeavyBall, Nesterov, QuasiHyperbolic
+from eosim.ensemble.result import Cell
 from eosim.problems._operators import LinearOperator, dense
 from eosim.problems.regression import LinearRegression
 from eosim.sampling import SCHEMES
@@ -31,16 +31,6 @@ _LINE, _PAGE = 16, 512
 _LARGEST_FLOAT = np.finfo(float).max
 
 
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """All replicas of one rule at one batch size; a single one where all of them are the same."""
-
-    records: dict[str, Array]  # (n_replicas, n_records, ...) each
-    stops: Array  # (n_replicas,)
-    theta: Array | None  # (n_replicas, dim)
-    residuals: Array | None  # (n_replicas, n)
-
-
 def regression_of(problem: Any) -> LinearRegression | None:
     """The least squares that ``problem`` is, if it is linear in theta and has one output."""
     regression = problem if type(problem) is LinearRegression else None
@@ -54,32 +44,6 @@ def regression_of(problem: Any) -> LinearRegression | None:
     ):
         return None
     return regression
-
-
-def linear_memory(rule: Any) -> tuple[float, float, float, float, float] | None:
-    """(lr, momentum, dampening, gradient_weight, velocity_weight) of the rules that have them.
-
-    velocity <- momentum * velocity + dampening * gradient, and theta moves by -lr times
-    gradient_weight * gradient + velocity_weight * velocity. An own subclass may mean something else.
-    """
-    kind = type(rule)
-    if kind not in (GradientDescent, HeavyBall, Nesterov, EMAMomentum, QuasiHyperbolic):
-        return None
-    lr, b = float(rule.lr), float(getattr(rule, "momentum", 0.0))
-    if b == 0:  # each of them is gradient descent
-        return lr, 0.0, 0.0, 1.0, 0.0
-    if kind is HeavyBall:
-        return lr, b, 1.0, 0.0, 1.0
-    if kind is Nesterov:
-        return lr, b, 1.0, 1.0, b
-    if kind is EMAMomentum:
-        return lr, b, 1 - b, 0.0, 1.0
-    return lr, b, 1 - b, 1 - float(rule.nu), float(rule.nu)
-
-
-def is_plain(memory: tuple[float, ...] | None) -> TypeGuard[tuple[float, ...]]:
-    """Whether a rule of this `linear_memory` is gradient descent."""
-    return memory is not None and memory[1:] == (0.0, 0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
