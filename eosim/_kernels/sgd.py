@@ -227,11 +227,13 @@ def residual_sgd(
     permutation, positions, order = np.arange(n), np.empty(n, np.int64), np.empty(n + 1, np.int64)
     rows, weights = np.empty(joined * per_step, np.int64), np.empty(joined * per_step)
     ends = np.empty(joined, np.int64)
-    gradient, velocity = np.empty(width), np.empty(width)
-    z_before, velocity_before = np.empty(width), np.empty(width)
     n_duals = duals.shape[1]
+    z_before, dual_before = np.empty(width), np.empty(n_duals)
+    if plain:  # nothing but z and the dual moves
+        width, n_duals = 0, 0
+    gradient, velocity, velocity_before = np.empty(width), np.empty(width), np.empty(width)
     dual_gradient, dual_velocity = np.empty(n_duals), np.empty(n_duals)
-    dual_before, dual_velocity_before = np.empty(n_duals), np.empty(n_duals)
+    dual_velocity_before = np.empty(n_duals)
     for r in range(states.shape[0]):
         z, dual, key_0, key_1 = states[r], duals[r], keys[r, 0], keys[r, 1]
         order[n] = -1
@@ -276,7 +278,7 @@ def residual_sgd(
                     _clear(gradient)
                     _clear(dual_gradient)
                 _add_rows(kernel, rows, weights, n_rows, moved)
-                if n_duals > 0:
+                if dual_before.shape[0] > 0:
                     for j in range(n_rows):
                         dual_moved[rows[j]] += weights[j]
                 if not plain:

@@ -35,13 +35,18 @@ class Contest:
 
 @dataclass(frozen=True)
 class Workload:
-    """A named contest, and the goal: at least so many times as fast as the best peer."""
+    """A named contest, and the goal: at least so many times as fast as the best peer.
+
+    With ``price`` the peer is no rival but a unit: one's own gradient, a decomposition that nobody
+    can do without, the same run without a bar.
+    """
 
     name: str
     size: str
     goal: float
     prepare: Callable[[], Contest]
     rounds: int = 7
+    price: bool = False
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def _contests(workloads: Sequence[Workload], *, quick: bool) -> list[dict[str, A
         result = measure(workload.prepare(), 3 if quick else workload.rounds)
         met = result.ratio >= workload.goal
         named = {"kind": "contest", "name": workload.name, "size": workload.size}
+        named |= {"subject": _subject(workload), "price": workload.price}
         rows.append({**named, "goal": workload.goal, "met": met, **asdict(result)})
         absent |= set(result.missing)
         print(
@@ -124,6 +125,10 @@ def _contests(workloads: Sequence[Workload], *, quick: bool) -> list[dict[str, A
     if absent:
         print(f"not installed, hence not measured: {', '.join(sorted(absent))}")
     return rows
+
+
+def _subject(workload: Workload) -> str:
+    return next(name for name, module in SUBJECTS.items() if workload in module.WORKLOADS)
 
 
 def _budgets(budgets: Sequence[Budget]) -> list[dict[str, Any]]:

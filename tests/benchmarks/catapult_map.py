@@ -340,7 +340,7 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("map", "10^6 starts, 200 steps", 2.8, lambda: _iterate(200, "jax")),
     Workload("map-numpy", "10^6 starts, 200 steps", 10, lambda: _iterate(200, "numpy")),
     Workload("map-ours", "10^6 starts, 200 steps", 1.8, lambda: _iterate(200, "ours")),
-    Workload("map-converged", "10^5 starts, 1000 steps", 0.67, _converged),
+    Workload("map-converged", "10^5 starts, 1000 steps", 0.67, _converged, price=True),
     Workload(
         "phases-200", "10^6 starts, <= 200 steps", 7, lambda: _phases(200, classes_only=False)
     ),

@@ -333,14 +333,24 @@ def _converged() -> Contest:
 
 
 WORKLOADS = (
-    Workload("field-real", "dim 100, real state", 1 / 1.3, lambda: _field(imaginary=0.0)),
-    Workload("field-complex", "dim 100, complex state", 1 / 1.3, lambda: _field(imaginary=0.1)),
-    Workload("step", "dim 100, one lr", 1 / 1.3, _one_step),
+    Workload(
+        "field-real", "dim 100, real state", 1 / 1.3, lambda: _field(imaginary=0.0), price=True
+    ),
+    Workload(
+        "field-complex",
+        "dim 100, complex state",
+        1 / 1.3,
+        lambda: _field(imaginary=0.1),
+        price=True,
+    ),
+    Workload("step", "dim 100, one lr", 1 / 1.3, _one_step, price=True),
     Workload("field-500", "dim 500, bulk + 3", 5, lambda: _large_field(500)),
     Workload("field-2000", "dim 2000, bulk + 3", 10, lambda: _large_field(2000), 3),
-    Workload("field-fallback", "dim 500, uniform to 0.9999", 1 / 1.5, lambda: _fallback(500)),
+    Workload(
+        "field-fallback", "dim 500, uniform to 0.9999", 1 / 1.5, lambda: _fallback(500), price=True
+    ),
     Workload("principal-loop", "200 starts, 10 lr", 300, _ensemble_loop, 3),
     Workload("principal-loop-closed", "200 starts, 10 lr", 150, _ensemble_closed_loop, 3),
-    Workload("principal-converged", "200 starts, 100 lr", 0.8, _converged),
+    Workload("principal-converged", "200 starts, 100 lr", 0.8, _converged, price=True),
     Workload("principal-ensemble", "200 starts, 10 lr", 0.9, _ensemble_diffrax),
 )

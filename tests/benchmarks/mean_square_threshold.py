@@ -225,7 +225,7 @@ WORKLOADS = (
     Workload("threshold", "n 200, B 10", 5, lambda: _threshold("at it"), 5),
     Workload("threshold-secant", "n 200, B 10", 30, lambda: _threshold("secant"), 5),
     Workload("threshold-bracket", "n 200, B 10", 100, lambda: _threshold("brentq"), 5),
-    Workload("threshold-1000", "n 1000, B 10", 1 / 90, lambda: _in_products(1000), 5),
+    Workload("threshold-1000", "n 1000, B 10", 1 / 90, lambda: _in_products(1000), 5, price=True),
     Workload("covariance", f"n 500, {_STEPS} steps", 0.87, lambda: _covariance(500), 7),
     Budget("covariance-long", "n 500, 10^4 steps, checked", 240, lambda: _long(500, 10_000)),
 )

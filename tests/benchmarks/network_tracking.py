@@ -288,9 +288,9 @@ def _same() -> Contest:
 
 _SIZE = "n 1797, 64-200-200-10"
 WORKLOADS = (
-    Workload("network-gradient", _SIZE, 1.0, _gradient),
-    Workload("tracking", f"{_SIZE}, GD", 0.2, lambda: _own(_DESCENT)),
-    Workload("tracking-adam", f"{_SIZE}, Adam", 0.2, lambda: _own(_ADAM)),
+    Workload("network-gradient", _SIZE, 0.9, _gradient),
+    Workload("tracking", f"{_SIZE}, GD", 0.2, lambda: _own(_DESCENT), price=True),
+    Workload("tracking-adam", f"{_SIZE}, Adam", 0.2, lambda: _own(_ADAM), price=True),
     Workload("tracking-eigsh", f"{_SIZE}, GD", 8.0, _defaults),
     Workload("tracking-same", f"{_SIZE}, GD", 1.1, _same),
 )

@@ -34,7 +34,9 @@ def _run() -> Contest:
     bowl, rule = eosim.Quadratic(np.diag([1.0, 0.5])), eosim.GradientDescent(0.1)
 
     def call(progress: bool) -> Any:
-        return eosim.run(bowl, rule, [1.0, 1.0], 50_000, record={}, every=50_000, progress=progress)
+        return eosim.run(
+            bowl, rule, [1.0, 1.0], 200_000, record={}, every=200_000, progress=progress
+        )
 
     return _contest(call, _same_theta)
 
@@ -55,9 +57,9 @@ def _ensemble() -> Contest:
 
 
 def _flow() -> Contest:
-    """Two numbers, at 3001 times."""
+    """Two numbers, at 9001 times."""
     flow = eosim.GradientFlow(eosim.Quadratic(np.diag([1.0, 0.5])))
-    times = np.linspace(0, 300, 3001)
+    times = np.linspace(0, 300, 9001)
 
     def call(progress: bool) -> Any:
         return eosim.integrate(flow, [1.0, 1.0], times, record={}, rtol=1e-6, progress=progress)
@@ -66,10 +68,10 @@ def _flow() -> Contest:
 
 
 WORKLOADS: tuple[Workload, ...] = tuple(
-    Workload(f"progress-{name}", size, 0.99, prepare, rounds=15)
+    Workload(f"progress-{name}", size, 0.99, prepare, rounds=15, price=True)
     for name, size, prepare in (
-        ("run", "50,000 steps of dim 2", _run),
+        ("run", "200,000 steps of dim 2", _run),
         ("ensemble", "1000 cells", _ensemble),
-        ("flow", "3001 times of dim 2", _flow),
+        ("flow", "9001 times of dim 2", _flow),
     )
 )

@@ -5,10 +5,12 @@ It reads the rows that ``python -m tests.benchmarks --save tests/benchmarks/meas
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from figures import _style
@@ -60,11 +62,13 @@ def _marked(text: str, row: dict[str, Any]) -> str:
 
 @_style.styled
 def draw(arrays: dict[str, Any]) -> Figure:
-    """How many times as fast as the best peer, for each contest, beside its goal."""
-    contests = arrays["contests"]
-    figure = Figure(figsize=(8.4, 0.21 * len(contests) + 1.3), layout="constrained")
+    """How many times as fast as the best peer, for each contest with a rival, beside its goal."""
+    contests = [row for row in arrays["contests"] if not row["price"]]
+    subjects = [row["subject"] for row in contests]
+    gaps = np.cumsum([0, *(a != b for a, b in itertools.pairwise(subjects))])
+    height = -np.arange(len(contests)) - 0.8 * gaps
+    figure = Figure(figsize=(8.4, 0.19 * -height[-1] + 1.0), layout="constrained")
     axes = figure.subplots()
-    height = range(len(contests), 0, -1)
     ratios = [row["ratio"] for row in contests]
     axes.axvline(1, color=_style.INK, linewidth=0.9)
     axes.hlines(height, 1, ratios, color=_style.FAINT, linewidth=4)
@@ -76,7 +80,7 @@ def draw(arrays: dict[str, Any]) -> Figure:
     axes.set_xscale("log")
     axes.set_yticks(list(height), [f"{row['name']}   {row['size']}" for row in contests])
     axes.grid(visible=False, axis="y")
-    axes.set_ylim(0.3, len(contests) + 0.7)
+    axes.set_ylim(height[-1] - 0.8, 0.8)
     right = axes.secondary_yaxis("right")
     right.set_yticks(list(height), [row["best"] for row in contests])
     right.tick_params(length=0, labelcolor=_style.QUIET)

@@ -304,5 +304,7 @@ WORKLOADS = (
         "sgd-shared-100", "n 1000, B 100, 16 rates", 3.5, lambda: _shared(1000, 2000, 100, 200)
     ),
     Workload("sgd-float32", "n 4000, B 10", 1.3, lambda: _stored(4000, 100, 10, 1000)),
-    Workload("sgd-converged", "n 200, d 400, B 10", 0.67, lambda: _converged(200, 400, 10)),
+    Workload(
+        "sgd-converged", "n 200, d 400, B 10", 0.67, lambda: _converged(200, 400, 10), price=True
+    ),
 )

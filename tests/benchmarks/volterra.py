@@ -122,7 +122,19 @@ def _horizon(last: int) -> Contest:
 
 WORKLOADS = (
     Workload("volterra", f"n {_MODES}, 10^4 steps", 2.5, _curve),
-    Workload("volterra-long", f"n {_MODES}, 10^6 steps", 0.67, _long, 5),
-    Workload("volterra-horizon", f"n {_MODES}, 200 times to 10^6", 1 / 3, lambda: _horizon(10**6)),
-    Workload("volterra-far", f"n {_MODES}, 200 times to 10^12", 1 / 3, lambda: _horizon(10**12)),
+    Workload("volterra-long", f"n {_MODES}, 10^6 steps", 0.67, _long, 5, price=True),
+    Workload(
+        "volterra-horizon",
+        f"n {_MODES}, 200 times to 10^6",
+        1 / 3,
+        lambda: _horizon(10**6),
+        price=True,
+    ),
+    Workload(
+        "volterra-far",
+        f"n {_MODES}, 200 times to 10^12",
+        1 / 3,
+        lambda: _horizon(10**12),
+        price=True,
+    ),
 )
