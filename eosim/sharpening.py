@@ -358,7 +358,7 @@ def track_spectra(
         # A run that diverges between two records has a last record of its own.
         kept = np.isin(trajectory["step"], step)
         row[: kept.sum()] = trajectory["ntk"][kept]
-    survived = np.array([trajectory.status is not Status.DIVERGED for trajectory in runs])
+    survived = np.array([trajectory.status is Status.COMPLETED for trajectory in runs])
     return Spectra(step, ntk, survived)
 
 

@@ -195,3 +195,10 @@ def test_converged_iterates_do_not_linger_among_subnormal_numbers():
 def test_wrong_input_is_refused_by_name(call, exception, words):
     with pytest.raises(exception, match=words):
         call()
+
+
+@pytest.mark.parametrize("function", [catapult.iterate, catapult.phase_diagram])
+def test_shapes_that_do_not_go_together_are_named(function):
+    options = {"n_steps": 3} if function is catapult.iterate else {}
+    with pytest.raises(ValueError, match=r"a, w and label must broadcast.*\(\), \(3,\), \(2,\)"):
+        function(1.0, np.zeros(3), np.zeros(2), **options)

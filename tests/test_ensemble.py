@@ -669,3 +669,26 @@ def test_a_quantile_lies_between_0_and_1(q, exception):
 def test_a_frozen_ntk_is_a_kernel(ntk, residuals, words):
     with pytest.raises(ValueError, match=words):
         frozen_ntk(ntk, residuals)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_single_precision_is_refused_where_it_cannot_hold_the_kernel(size):
+    problem = eosim.LinearRegression([[size], [2 * size]], [1.0, 2.0])
+    options = {"batch_sizes": 1, "method": "residual", "storage": "float32"}
+    with pytest.raises(ValueError, match=r"storage must be 'float64'.*float32"):
+        ensemble(problem, eosim.GradientDescent(0.1 / size**2), np.zeros(1), **options)
+
+
+def test_a_replica_whose_loss_becomes_nan_is_no_survivor():
+    def loss(theta):
+        return np.log(theta[0]) if theta[0] > 0 else np.nan
+
+    problem = eosim.from_functions(
+        loss, lambda theta: 1 / theta if theta[0] > 0 else -np.ones(1), dim=1, at=[1.0]
+    )
+    rule = eosim.GradientDescent(0.4)
+    path = eosim.run(problem, rule, [1.0], 10)
+    result = ensemble(problem, rule, np.ones(1), 10, batch_sizes=None)
+    assert path.stop_step is not None
+    assert (result.stop_step == path.stop_step).all()
+    assert "nan" in result.message

@@ -361,3 +361,19 @@ def test_thresholds_have_no_unit(scale):
     assert generalised_sharpness(other, 1) / scale == pytest.approx(
         generalised_sharpness(one, 1), rel=1e-12
     )
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.99, 0.999, 0.9999])
+def test_the_growth_rate_is_1_at_the_threshold_and_beyond_1_above_it_at_any_momentum(momentum):
+    edge = critical_lr(np.eye(2), 1, momentum=momentum)
+    assert growth_rate(np.eye(2), edge, 1, momentum=momentum) == pytest.approx(1, abs=1e-11)
+    above = growth_rate(np.eye(2), 1.1 * edge, 1, momentum=momentum)
+    assert above > 1 + 0.05 * (1 - momentum)
+
+
+@pytest.mark.parametrize("kind", ["exact", "finite", "closure"])
+@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1e150, 1e300])
+def test_thresholds_scale_with_kernels_of_any_size(kind, scale):
+    matrix = np.array([[1.0, 0.3, 0.1], [0.3, 0.8, 0.2], [0.1, 0.2, 0.6]])
+    expected = critical_lr(matrix, 1, kind=kind)
+    assert critical_lr(matrix * scale, 1, kind=kind) * scale == pytest.approx(expected, rel=1e-11)

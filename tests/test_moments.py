@@ -439,3 +439,8 @@ def test_predict_records_the_steps_asked_for_on_the_clock_of_runs():
 def test_wrong_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_kernel_of_zero_moves_nothing():
+    rows = [*Covariance(np.zeros((3, 3)), 1.0, 1).march(np.ones(3), np.array([0, 5]))]
+    assert [row["loss"] for row in rows] == [0.5, 0.5]

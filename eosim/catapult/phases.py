@@ -164,7 +164,11 @@ def iterate(a: Any, w: Any, label: Any = 0.0, *, n_steps: int) -> tuple[Array, A
 
 def _broadcast(a: Any, w: Any, label: Any) -> list[Array]:
     starts = [float_array(name, x) for name, x in (("a", a), ("w", w), ("label", label))]
-    return list(np.broadcast_arrays(*starts))
+    try:
+        return list(np.broadcast_arrays(*starts))
+    except ValueError:
+        shapes = ", ".join(str(x.shape) for x in starts)
+        raise ValueError(f"a, w and label must broadcast together, got shapes {shapes}") from None
 
 
 def _refuse(a: Array, w: Array, label: Array) -> NoReturn:

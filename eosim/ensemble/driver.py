@@ -29,7 +29,6 @@ from eosim.optimizers import check_rule
 from eosim.problems.base import Problem
 from eosim.problems.quadratic_regression import QuadraticRegression
 from eosim.sampling import SCHEMES, seed_sequence, stream_key
-from eosim.trajectory import Status
 
 METHODS = ("auto", "generic", "residual", "parameter")
 _KEPT = ("theta", "residuals")
@@ -158,7 +157,7 @@ def run_ensemble(
     sampling = choice("sampling", sampling, SCHEMES)
     method = choice("method", method, METHODS)
     storage = choice("storage", storage, ("float64", "float32"))
-    if shared_batches not in (True, False):
+    if not isinstance(shared_batches, (bool, np.bool_)):
         raise TypeError(f"shared_batches must be True or False, got {shared_batches!r}")
     threads = available_threads() if threads is None else integer("threads", threads, minimum=1)
     rules, rates = _rules(rules)
@@ -292,7 +291,7 @@ def _generic(
             if name not in records:
                 records[name] = np.full((len(starts), len(steps), *values.shape[1:]), np.inf)
             records[name][i, : taken.sum()] = values[taken]
-        if trajectory.status is Status.DIVERGED:
+        if trajectory.stop_step is not None:
             stops[i] = trajectory.stop_step
         theta = trajectory.final_state.theta
         if "theta" in keep:
@@ -415,7 +414,7 @@ def _message(stops: Array, n_steps: int) -> str:
     if not diverged.any():
         return f"completed: all {stops.size} replicas made {n_steps} steps"
     return (
-        f"diverged: {diverged.sum()} of {stops.size} replicas left their bound, the first at step "
-        f"{stops[diverged].min()}. Averages named survivor_... leave them out from there on; median "
-        "and quantile do not"
+        f"diverged: {diverged.sum()} of {stops.size} replicas left their bound, or reached a loss of "
+        f"nan, the first at step {stops[diverged].min()}. Averages named survivor_... leave them out "
+        "from there on; median and quantile do not"
     )

@@ -237,7 +237,16 @@ class LinearEnsemble:
     @cached_property
     def _kernel(self) -> Array:
         """K as the kernels read it."""
-        return _aligned(self._products().astype(self.storage, copy=False))
+        products = self._products()
+        if self.storage == "float32":
+            sizes = np.diag(products)[np.diag(products) > 0]
+            single = np.finfo(np.float32)
+            if len(sizes) and not (single.tiny < sizes.min() and sizes.max() < single.max):
+                raise ValueError(
+                    "storage must be 'float64' where inputs have squares beyond the range of float32, got "
+                    f"'float32' with |x|^2 from {sizes.min():.3g} to {sizes.max():.3g}"
+                )
+        return _aligned(products.astype(self.storage, copy=False))
 
     def _products(self) -> Array:
         """K = J J^T, (n, n)."""
@@ -289,6 +298,6 @@ def _images(matrix: Any, rows: Array) -> Array:
 
 def _norm_limit(states: Array) -> Array:
     """Of |z|^2, for each replica: the bound of a run, on the Euclidean norm of the residuals."""
-    bound = DIVERGENCE_FACTOR * (1 + np.linalg.norm(states, axis=1))
     with np.errstate(over="ignore"):
+        bound = DIVERGENCE_FACTOR * (1 + np.linalg.norm(states, axis=1))
         return np.minimum(bound**2, _LARGEST_FLOAT)

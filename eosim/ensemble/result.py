@@ -40,7 +40,8 @@ class Ensemble:
         The measurements of every replica. From its divergence on, those of a replica are +inf:
         beyond every bound, not missing. "loss" is the full-batch loss.
     stop_step : (n_rules, n_batch_sizes, n_replicas) array
-        First step at which the replica's state is non-finite or beyond the bound; -1 if it survived.
+        First step at which the replica's state is non-finite or beyond the bound, or its loss nan; -1
+        if it survived.
     final_theta : (n_rules, n_batch_sizes, n_replicas, dim) array or None
         The last state, of diverged replicas the last one within the bound; see ``keep``.
     final_residuals : (n_rules, n_batch_sizes, n_replicas, n_samples * n_outputs) array or None

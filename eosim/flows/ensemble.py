@@ -128,8 +128,10 @@ def integrate_ensemble(
     -----
     The compiled form takes steps of order 5 (Dormand & Prince 1980) instead of 8, with the matrix
     function of a 2 x 2 Hessian in closed form, continued logarithms, and the statuses of
-    `eosim.integrate`; both end within their tolerance of the same path. A path is a function of its
-    own start alone: neither the other starts nor threads change a bit of it.
+    `eosim.integrate`; both end within their tolerance of the same path. Where a real path turns
+    complex at lr lambda = 1 there are two, conjugates of each other, and rounding chooses; where one
+    form ends STALLED, the other may come through, since order 5 takes more evaluations per lr. A path
+    is a function of its own start alone: neither the other starts nor threads change a bit of it.
 
     Examples
     --------

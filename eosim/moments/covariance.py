@@ -152,6 +152,9 @@ class Covariance:
         """
         ntk: TangentKernel = self.kernel
         V, k, x = ntk.vectors(), ntk.n_outputs, self.lr * ntk.eigenvalues
+        if len(x) == 0:  # nothing moves
+            yield from (float(np.trace(S)) for _ in steps)
+            return
         cross, correlated = S @ V, len(S) > len(x)
         modes = pack(V.T @ cross)
         one, other, occurs = pairs(x)

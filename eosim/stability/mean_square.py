@@ -69,15 +69,10 @@ def moment_response(x: Any, y: Any, momentum: Any, rate: Any = 1) -> tuple[Any, 
 
     Without momentum g = 1/(R - (1 - x)(1 - y)). Plain arithmetic: floats, arrays and symbols.
     """
-    T, U = 1 + momentum - x, 1 + momentum - y
-    denominator = (
-        rate**4
-        - T * U * rate**3
-        + (momentum * (T**2 + U**2) - 2 * momentum**2) * rate**2
-        - momentum**2 * T * U * rate
-        + momentum**4
-    )
-    return rate * (rate**2 - momentum**2), denominator
+    # In factors: at R near mu, where rates of the drift alone are looked for, the powers cancel.
+    drift = (rate - 1) * (rate - momentum**2) + rate * ((1 + momentum) * (x + y) - x * y)
+    denominator = (rate - momentum) ** 2 * drift + momentum * rate**2 * (x - y) ** 2
+    return rate * (rate - momentum) * (rate + momentum), denominator
 
 
 def kernel_weight(x: Any, y: Any, momentum: Any, noise: Any, kept: Any) -> Any:
@@ -527,13 +522,12 @@ def _threshold(
 ) -> float:
     """Where an increasing norm is 1, by bracketing; the edge if it stays below."""
 
-    def excess(lr: float) -> float:
-        return _norm(ntk, lr, moments, mu, kind) - 1
+    def excess(share: float) -> float:
+        return _norm(ntk, share * edge, moments, mu, kind) - 1
 
-    inside = edge * (1 - _EDGE)
-    if excess(inside) <= _AT_EDGE:
+    if excess(1 - _EDGE) <= _AT_EDGE:
         return edge
-    return float(brentq(excess, _EDGE * edge, inside, xtol=1e-300, rtol=1e-15, maxiter=300))
+    return edge * float(brentq(excess, _EDGE, 1 - _EDGE, xtol=1e-300, rtol=1e-15, maxiter=300))
 
 
 def _exact_threshold(ntk: TangentKernel, moments: BatchMoments, mu: float, edge: float) -> float:
