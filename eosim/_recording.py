@@ -11,9 +11,6 @@ import numpy as np
 
 from eosim import measure
 from eosim._checks import Array
-from eosim.trajectory import versions
-
-__all__ = ["Recorder", "UndefinedLoss", "versions"]
 
 
 class UndefinedLoss(Exception):

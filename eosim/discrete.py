@@ -13,11 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from eosim._checks import Array, choice, integer, interface, real_number, state_vector
-from eosim._recording import Recorder, UndefinedLoss, versions
+from eosim._recording import Recorder, UndefinedLoss
 from eosim.optimizers import LocalRule, Rule, check_rule, needs_local
 from eosim.problems.base import Problem
 from eosim.sampling import SCHEMES, BatchStream, seed_sequence, stream_key
-from eosim.trajectory import RunState, Status, Trajectory
+from eosim.trajectory import RunState, Status, Trajectory, versions
 
 # Our choice: a catapult's peak stays below about sqrt(width / lr) and every flat direction of a
 # bounded run stays near its start, while 1e30 times the start is 100 e-foldings of growth away.

@@ -1,5 +1,7 @@
 """Small named cases for parametrised tests."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -183,3 +185,20 @@ FLOWS = [
         eosim.PrincipalSeries(eosim.Quadratic(_QUADRATIC), 0.1, 4), _POINT, id="series_quadratic"
     ),
 ]
+
+
+@dataclass
+class Linear:
+    """Any linear rule, as a user writes it: (theta, buffers) <- A (theta, buffers) + b gradient."""
+
+    drift: np.ndarray
+    response: np.ndarray
+    lr: float = 1.0
+
+    def init(self, theta):
+        return tuple(0 * theta for _ in range(len(self.drift) - 1))
+
+    def step(self, theta, state, gradient):
+        new = np.array(self.drift) @ np.stack([theta, *state])
+        new = new + np.multiply.outer(np.array(self.response), gradient)
+        return new[0], tuple(new[1:])

@@ -26,6 +26,7 @@ from eosim.stability import (
 )
 from eosim.stability.mean_square import moment_response
 from tests import cases, naive
+from tests.cases import Linear
 
 flint = pytest.importorskip("flint")
 
@@ -50,23 +51,6 @@ def closed_form(rule) -> Fraction:
     for name, value in vars(rule).items():
         object.__setattr__(twin, name, Fraction(value))
     return twin.critical_sharpness()
-
-
-@dataclass
-class Linear:
-    """Any linear rule, as a user writes it: (theta, buffers) <- A (theta, buffers) + b gradient."""
-
-    drift: np.ndarray
-    response: np.ndarray
-    lr: float = 1.0
-
-    def init(self, theta):
-        return tuple(0 * theta for _ in range(len(self.drift) - 1))
-
-    def step(self, theta, state, gradient):
-        new = np.array(self.drift) @ np.stack([theta, *state])
-        new = new + np.multiply.outer(np.array(self.response), gradient)
-        return new[0], tuple(new[1:])
 
 
 @dataclass

@@ -46,7 +46,7 @@ ARROWS = {
     "problems": {"_kernels"},
     "optimizers": {"_kernels"},
     "measure": {"certified", "optimizers", "problems"},
-    "_recording": {"measure", "trajectory"},
+    "_recording": {"measure"},
     "_threads": set(),
     "discrete": _COMPUTING | {"_recording"},
     "flows": _COMPUTING | {"_recording", "_threads"},

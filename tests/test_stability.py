@@ -12,6 +12,7 @@ import eosim
 from eosim.stability import critical_sharpness
 from eosim.stability.linear import linearised
 from tests import naive
+from tests.cases import Linear
 
 # --- rules as a user writes them ---------------------------------------------------------------
 
@@ -56,24 +57,6 @@ class Parallel:
         averages = tuple(b * m + (1 - b) * gradient for b, m in zip(self.betas, state, strict=True))
         update = sum(w * m for w, m in zip(self.weights, averages, strict=True))
         return theta - self.lr * update, averages
-
-
-@dataclass
-class Linear:
-    """Any linear rule: (theta, buffers) <- A (theta, buffers) + b gradient."""
-
-    drift: np.ndarray
-    response: np.ndarray
-    lr: float = 1.0
-
-    def init(self, theta):
-        return tuple(0 * theta for _ in range(len(self.drift) - 1))
-
-    def step(self, theta, state, gradient):
-        old = np.stack([theta, *state])
-        new = np.asarray(self.drift, dtype=float) @ old
-        new = new + np.multiply.outer(np.asarray(self.response, dtype=float), gradient)
-        return new[0], tuple(new[1:])
 
 
 def random_rules(seed, count):

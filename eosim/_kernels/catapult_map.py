@@ -13,9 +13,8 @@ import math
 import numpy as np
 from numba import njit
 
-from eosim._maps import balanced_map, factor_map
+from eosim._maps import balanced_map
 
-_factor_map = njit(inline="always")(factor_map)
 _balanced_map = njit(inline="always")(balanced_map)
 
 # Codes of eosim.catapult.Phase.

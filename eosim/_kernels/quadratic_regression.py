@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from eosim._kernels.sampler import BERNOULLI, draw_batch
+from eosim._kernels.sampler import BERNOULLI, ZERO, draw_batch
 from eosim._kernels.sgd import _FLUSH_EVERY, _beyond, _copy, _flush, _move
 
 _SUMS = {"reassoc", "contract"}
@@ -215,7 +215,7 @@ def batch_descent(
     thetas, products = np.empty((m, dim)), np.empty((m, dim))
     gradients, velocities = np.empty((m, dim)), np.zeros((m, dim))
     before, current = np.empty(dim), np.empty(m)
-    active, n_active, step, record = np.arange(m), m, 0, 0
+    active, n_active, step, record = np.arange(m), m, ZERO, ZERO
     while n_active > 0:
         if step == record_steps[record]:
             _losses(packed, residuals, jacobian, states, active, n_active, current)
@@ -228,7 +228,7 @@ def batch_descent(
             r = active[c]
             size = draw_batch(
                 scheme, keys[r, 0], keys[r, 1], step, n, batch_size, permutation, positions,
-                orders[r], rows, 0,
+                orders[r], rows, ZERO,
             )  # fmt: skip
             scale = 1.0 / (batch_size if scheme == BERNOULLI else size)
             for a in rows[:size]:
@@ -292,7 +292,7 @@ def full_descent(packed, residuals, jacobian, states, rule, record_steps, limit,
     matrix = np.empty((dim, dim))
     gradients, velocities = np.empty((m, dim)), np.zeros((m, dim))
     before, squares = np.empty(dim), np.empty(m)
-    active, n_active, step, record = np.arange(m), m, 0, 0
+    active, n_active, step, record = np.arange(m), m, ZERO, ZERO
     while n_active > 0:
         for c in range(n_active):
             _copy(states[active[c]], thetas[c // size, c % size])

@@ -40,6 +40,10 @@ def partial_shuffles(draws, permutation):
 
 WITHOUT_REPLACEMENT, WITH_REPLACEMENT, BERNOULLI, RESHUFFLING = range(4)
 
+# Counters start from this: a literal 0 is a type of its own, for which numba would compile all that is
+# called with it once more.
+ZERO = np.int64(0)
+
 # SplitMix64, as in eosim.sampling: the same draws to the bit.
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -116,7 +120,7 @@ def draw_batch(
                 size += 1
         return size
     if order[n_samples] != counter:
-        _shuffle(start, n_samples, n_samples, permutation, positions, order, np.int64(0))
+        _shuffle(start, n_samples, n_samples, permutation, positions, order, ZERO)
         order[n_samples] = counter
     begin = (step - counter * per_epoch) * batch_size
     size = min(batch_size, n_samples - begin)
@@ -137,9 +141,7 @@ def draw_batches(
             batches[i] = np.int64(_uniform(start, 0) * n_samples)
             ends[i] = i + 1
         return
-    end = np.int64(
-        0
-    )  # a literal 0 is a type of its own, for which `draw_batch` would be compiled too
+    end = ZERO
     for i in range(n_steps):
         end += draw_batch(
             scheme, key_0, key_1, step + i, n_samples, batch_size, permutation, positions, order,

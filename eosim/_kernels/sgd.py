@@ -14,11 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from eosim._kernels.sampler import BERNOULLI, draw_batch, draw_batches
-
-# Counters start from this: a literal 0 is a type of its own, for which numba would compile all that is
-# called with it once more.
-_ZERO = np.int64(0)
+from eosim._kernels.sampler import BERNOULLI, ZERO, draw_batch, draw_batches
 
 # Converged states decay into subnormal numbers, on which this arithmetic is many times slower.
 # Our choice: no loss formed of entries below 1e-280 differs from 0.
@@ -86,7 +82,7 @@ def _add_rows(matrix, rows, weights, n_rows, x):
     Eight rows, or two, in one pass over x, which is then read and written once for all of them. The
     order makes the result independent of how the rows are grouped into passes.
     """
-    first, n = _ZERO, x.shape[0]
+    first, n = ZERO, x.shape[0]
     while first + 8 <= n_rows:
         a, b = _four_rows(matrix, rows, first, 0, n), _four_rows(matrix, rows, first + 4, 0, n)
         _add_eight(x, _four(weights, first), a, _four(weights, first + 4), b)
@@ -239,7 +235,7 @@ def residual_sgd(
         order[n] = -1
         _clear(velocity)
         _clear(dual_velocity)
-        step, record, longest = _ZERO, _ZERO, _CHECK_EVERY
+        step, record, longest = ZERO, ZERO, _CHECK_EVERY
         norm = _squared_norm(z)
         while True:
             if step == record_steps[record]:
@@ -260,7 +256,7 @@ def residual_sgd(
                     scheme, key_0, key_1, step, n_steps, n, batch_size, permutation, positions,
                     order, rows, ends,
                 )  # fmt: skip
-                n_rows = _ZERO
+                n_rows = ZERO
                 for i in range(n_steps):
                     end = ends[i]
                     scale = 1.0 / (batch_size if scheme == BERNOULLI else end - n_rows)
@@ -335,7 +331,7 @@ def residual_sgd_shared(
         n_chosen = n_rates
         for i in range(n_rates):
             chosen[i] = i
-        step, record = _ZERO, _ZERO
+        step, record = ZERO, ZERO
         while True:
             at_record = step == record_steps[record]
             kept = 0
@@ -366,7 +362,7 @@ def residual_sgd_shared(
                     scheme, keys[r, 0], keys[r, 1], step, n_steps, n, batch_size, permutation,
                     positions, order, rows, ends,
                 )  # fmt: skip
-                n_rows = _ZERO
+                n_rows = ZERO
                 for s in range(n_steps):
                     end = ends[s]
                     share = 1.0 / (batch_size if scheme == BERNOULLI else end - n_rows)
@@ -413,7 +409,7 @@ def parameter_sgd(
         theta = states[r]
         order[n] = -1
         _clear(velocity)
-        step, record = _ZERO, _ZERO
+        step, record = ZERO, ZERO
         while True:
             if step == record_steps[record]:
                 total = 0.0
@@ -426,7 +422,7 @@ def parameter_sgd(
                     break
             size = draw_batch(
                 scheme, keys[r, 0], keys[r, 1], step, n, batch_size, permutation, positions, order,
-                rows, _ZERO,
+                rows, ZERO,
             )  # fmt: skip
             scale = 1.0 / (batch_size if scheme == BERNOULLI else max(size, 1))
             for j in range(size):
@@ -472,7 +468,7 @@ def modal_descent(
         q = states[r]
         _clear(velocity)
         _clear(dual_velocity)
-        step, record = _ZERO, _ZERO
+        step, record = ZERO, ZERO
         while True:
             if step == record_steps[record]:
                 losses[r, record] = (_squared_norm(q) + constant[r]) / (2 * n_samples)

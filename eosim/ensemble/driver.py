@@ -1,4 +1,4 @@
-"""Many runs of SGD at once: axes (rule, batch size, replica), compiled where theta enters linearly."""
+"""The one loop over rules and batch sizes: which form computes each, and what they make together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eosim._checks import (
     interface,
     real_number,
 )
-from eosim._recording import Recorder, versions
+from eosim._recording import Recorder
 from eosim._threads import available_threads
 from eosim.discrete import run
 from eosim.ensemble.linear import LinearEnsemble, regression_of
@@ -29,6 +29,7 @@ from eosim.optimizers import check_rule
 from eosim.problems.base import Problem
 from eosim.problems.quadratic_regression import QuadraticRegression
 from eosim.sampling import SCHEMES, seed_sequence, stream_key
+from eosim.trajectory import versions
 
 METHODS = ("auto", "generic", "residual", "parameter")
 _KEPT = ("theta", "residuals")

@@ -19,9 +19,9 @@ from eosim._checks import (
     real_number,
     state_vector,
 )
-from eosim._recording import Recorder, UndefinedLoss, versions
+from eosim._recording import Recorder, UndefinedLoss
 from eosim.flows.base import AmbiguousBranch, Flow, LeftRange, OscillatingFlow
-from eosim.trajectory import RunState, Status, Trajectory
+from eosim.trajectory import RunState, Status, Trajectory, versions
 
 # A diverging quadratic grows legitimately; a flow that has left its validity explodes. Our choice.
 DIVERGENCE_FACTOR = 1e12

@@ -20,7 +20,6 @@ from eosim._checks import (
     interface,
     real_number,
 )
-from eosim._recording import versions
 from eosim._threads import available_threads
 from eosim.flows.base import Flow, OscillatingFlow
 from eosim.flows.driver import (
@@ -31,7 +30,7 @@ from eosim.flows.driver import (
 )
 from eosim.flows.principal import PrincipalFlow
 from eosim.problems.toys import Polynomial, Quadratic, Rosenbrock
-from eosim.trajectory import Status
+from eosim.trajectory import Status, versions
 
 METHODS = ("auto", "compiled", "generic")
 

@@ -76,6 +76,16 @@ def installed(*modules: str) -> bool:
     return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
+def close(tolerance: float) -> Callable[[Any, Any], bool]:
+    """Whether two arrays are one, relative to the size of the peer's."""
+    import numpy as np  # not before `__main__` has set its threads
+
+    def agree(ours: Any, peer: Any) -> bool:
+        return bool(np.linalg.norm(ours - peer) <= tolerance * np.linalg.norm(peer))
+
+    return agree
+
+
 def in_words(seconds: float) -> str:
     """Three digits, in a unit that suits."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3)):

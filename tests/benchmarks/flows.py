@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 import eosim
 from eosim.flows import PrincipalFlow
 from eosim.flows.ensemble import integrate_ensemble
-from tests.benchmarks import Call, Contest, Workload, installed
+from tests.benchmarks import Call, Contest, Workload, close, installed
 from tests.benchmarks.machine import product
 
 _LR = 1.0
@@ -53,13 +53,6 @@ def _cubic(dim: int) -> eosim.problems.base.FunctionProblem:
     )
 
 
-def _close(tolerance: float) -> Callable[[np.ndarray, np.ndarray], bool]:
-    def agree(ours: np.ndarray, peer: np.ndarray) -> bool:
-        return bool(np.linalg.norm(ours - peer) <= tolerance * np.linalg.norm(peer))
-
-    return agree
-
-
 def _field(*, imaginary: float) -> Contest:
     """The field at dim 100 against LAPACK's eigendecomposition of its Hessian."""
     dim = 100
@@ -80,7 +73,7 @@ def _field(*, imaginary: float) -> Contest:
             logarithms = np.log(1 - z)
             logarithms[(z.real > 1) & (logarithms.imag < 0)] += 2j * np.pi
         expected = vectors @ (logarithms / z * np.linalg.solve(vectors, g))
-        return _close(1e-9)(ours, expected)  # type: ignore[arg-type]
+        return close(1e-9)(ours, expected)  # type: ignore[arg-type]
 
     name = "eig alone" if imaginary else "eigh alone"
     return Contest(lambda: flow.field(theta, branch), {name: lambda: solve(hessian)}, agree)
@@ -116,7 +109,7 @@ def _one_step() -> Contest:
             solve(matrix)
         return reference
 
-    return Contest(ours, {"its decompositions alone": peer}, _close(1e-12))
+    return Contest(ours, {"its decompositions alone": peer}, close(1e-12))
 
 
 def _large_field(dim: int) -> Contest:
@@ -130,7 +123,7 @@ def _large_field(dim: int) -> Contest:
         values, vectors = peer  # type: ignore[misc]
         alpha = flow.coefficient(_LR * values)
         expected = vectors @ (alpha * (vectors.T @ (matrix @ theta)))
-        return _close(1e-8)(ours, expected)  # type: ignore[arg-type]
+        return close(1e-8)(ours, expected)  # type: ignore[arg-type]
 
     return Contest(
         lambda: flow.field(theta),
@@ -171,7 +164,7 @@ def _fallback(dim: int) -> Contest:
     return Contest(
         lambda: by_lanczos.field(theta),
         {"dense form": lambda: by_decomposition.field(theta)},
-        _close(1e-8),
+        close(1e-8),
     )
 
 

@@ -17,7 +17,7 @@ from eosim.ensemble import run_ensemble
 from eosim.problems.quadratic_regression import QuadraticRegression, random_quadratic_regression
 from eosim.sampling import BatchStream, stream_key
 from eosim.sharpening import closed_step
-from tests.benchmarks import Call, Contest, Workload, installed, machine
+from tests.benchmarks import Call, Contest, Workload, close, installed, machine
 
 _N, _DIM, _LR, _BATCH = 200, 300, 0.1, 10
 _BATCH_STEPS, _REPLICA_STEPS, _DRAWN_STEPS = 20, 5, 30
@@ -47,13 +47,6 @@ def _point(size: float) -> np.ndarray:
 def _batches(n_steps: int) -> np.ndarray:
     generator = np.random.default_rng(2)
     return np.array([generator.permutation(_N)[:_BATCH] for _ in range(n_steps)])
-
-
-def _close(tolerance: float) -> Callable[[np.ndarray, np.ndarray], bool]:
-    def agree(ours: np.ndarray, peer: np.ndarray) -> bool:
-        return bool(np.linalg.norm(ours - peer) <= tolerance * np.linalg.norm(peer))
-
-    return agree
 
 
 def _reading(arrays: list[np.ndarray]) -> Callable[[], float]:
@@ -94,7 +87,7 @@ def _full(dtype: str) -> Contest:
         "PyTorch": _torch_full(z, J, Q, theta) if installed("torch") else None,
     }
     limit = _reading([problem.tensor.ravel()])
-    return Contest(lambda: problem.gradient(theta), peers, _close(tolerance), limit)
+    return Contest(lambda: problem.gradient(theta), peers, close(tolerance), limit)
 
 
 def _jax_full(z, J, Q, theta) -> Call:
@@ -154,7 +147,7 @@ def _rows(*, only: str | None = None) -> Contest:
     if only is not None:
         peers = {only: peers[only]}
     limit = _reading([problem.tensor[a] for batch in batches for a in batch])
-    return Contest(lambda: _steps(problem.gradient, start, batches), peers, _close(1e-12), limit)
+    return Contest(lambda: _steps(problem.gradient, start, batches), peers, close(1e-12), limit)
 
 
 def _jax_rows(z, J, Q, start, batches) -> Call:
@@ -208,7 +201,7 @@ def _closed() -> Contest:
         return z
 
     def agree(ours: np.ndarray, peer: np.ndarray) -> bool:
-        return _close(1e-12)(problem.residuals(ours)[:, 0], peer)
+        return close(1e-12)(problem.residuals(ours)[:, 0], peer)
 
     return Contest(
         lambda: _steps(problem.gradient, theta, batches),
@@ -288,7 +281,7 @@ def _replicas(n_replicas: int) -> Contest:
     def limit() -> float:
         return machine.product(1000, 1000, 1000) * operations / 2e9
 
-    return Contest(ours, peers, _close(1e-10), limit)
+    return Contest(ours, peers, close(1e-10), limit)
 
 
 def _jax_replicas(z, J, Q, starts) -> Call:
@@ -376,7 +369,7 @@ def _batch_replicas(n_replicas: int) -> Contest:
         "NumPy, Q[batch] @ theta": lambda: all_replicas(gathered),
         "NumPy, row by row": lambda: all_replicas(one_by_one),
     }
-    return Contest(ours, peers, _close(1e-12))
+    return Contest(ours, peers, close(1e-12))
 
 
 _SIZE = f"n {_N}, P {_DIM}"
