@@ -51,9 +51,9 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
-def share(task: Callable[[slice], None], n_replicas: int, threads: int) -> None:
+def share(task: Callable[[slice], None], n_replicas: int, threads: int, most: int = _CHUNK) -> None:
     """``task`` on all replicas in chunks; it releases the interpreter, and no chunk knows another."""
-    size = max(1, min(_CHUNK, n_replicas // (4 * threads)))  # a few tasks per thread
+    size = max(1, min(_CHUNK, most, n_replicas // (4 * threads)))  # a few tasks per thread
     chunks = [slice(i, min(i + size, n_replicas)) for i in range(0, n_replicas, size)]
 
     def quietly(chunk: slice) -> None:

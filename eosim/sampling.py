@@ -21,9 +21,10 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
-_BLOCK_DRAWS = 65_536  # draws per vectorised block: half a megabyte, inside the L2 cache
-# Above this many draws the compiled shuffle repays the one second that loading numba costs
-# (0.15 microseconds a draw in Python); the batches are the same.
+_BLOCK_DRAWS = 65_536  # draws per block: half a megabyte, inside the L2 cache
+_BLOCK_STEPS = 16  # of several streams: at least, unless a step of one alone takes too many draws
+# Above this many draws compiled batches repay the second that loading numba costs (0.15 microseconds
+# a draw in Python); they are the same.
 _COMPILED_FROM = 6_000_000
 
 
@@ -55,14 +56,19 @@ class BatchStream:
 
     def batches(self, start: int, stop: int) -> Iterator[Array]:
         """Index arrays of steps start, ..., stop - 1."""
+        per_step = _draws(self.n_samples, self.batch_size, self.scheme)
+        if (stop - start) * per_step >= _COMPILED_FROM:
+            keys = np.array([self.key], dtype=np.uint64)
+            size = (self.n_samples, self.batch_size, self.scheme)
+            for block in batch_blocks(keys, *size, start, stop):
+                yield from np.split(block.rows[0, : block.ends[0, -1]], block.ends[0, :-1])
+            return
         if self.scheme == "reshuffling":
             yield from self._epochs(start, stop)
             return
-        per_step = self.n_samples if self.scheme == "bernoulli" else self.batch_size
-        block = max(1, _BLOCK_DRAWS // per_step)
-        compiled = (stop - start) * per_step >= _COMPILED_FROM
-        for first in range(start, stop, block):
-            last = min(first + block, stop)
+        block_steps = max(1, _BLOCK_DRAWS // per_step)
+        for first in range(start, stop, block_steps):
+            last = min(first + block_steps, stop)
             uniform = _uniforms(self.key, np.arange(first, last), per_step)
             if self.scheme == "bernoulli":
                 for row in uniform:
@@ -70,16 +76,75 @@ class BatchStream:
             elif self.scheme == "with_replacement":
                 yield from (uniform * self.n_samples).astype(np.int64)
             else:
-                yield from _shuffles(uniform, self.n_samples, compiled)
+                yield from _shuffles(uniform, self.n_samples)
 
     def _epochs(self, start: int, stop: int) -> Iterator[Array]:
         per_epoch = -(-self.n_samples // self.batch_size)
         for epoch in range(start // per_epoch, -(-stop // per_epoch)):
             uniform = _uniforms(self.key, np.array([epoch]), self.n_samples)
-            (order,) = _shuffles(uniform, self.n_samples, self.n_samples >= _COMPILED_FROM)
+            (order,) = _shuffles(uniform, self.n_samples)
             for slot in range(per_epoch):
                 if start <= epoch * per_epoch + slot < stop:
                     yield order[slot * self.batch_size : (slot + 1) * self.batch_size]
+
+
+class Batches(NamedTuple):
+    """Batches of some steps of several streams.
+
+    That of step ``first`` + i of stream r is rows[r, ends[r, i-1]:ends[r, i]], from 0 for i = 0; each of
+    its samples has the weight shares[r, i] in the mean over the batch.
+    """
+
+    rows: Array  # (n_streams, room), int64
+    ends: Array  # (n_streams, n_steps), int64
+    shares: Array  # (n_streams, n_steps)
+    first: int
+
+
+def batch_blocks(
+    keys: Array, n_samples: int, batch_size: int, scheme: str, start: int, stop: int
+) -> Iterator[Batches]:
+    """The batches of `BatchStream` with each row of ``keys``, compiled, some steps at a time.
+
+    Blocks begin at multiples of 16 steps after ``start``, or of a smaller power of two if a step takes
+    more than 4096 draws: on a grid that does not depend on the other streams. Without any step there is
+    one empty block.
+    """
+    from eosim._kernels import sampler
+
+    per_step, least = _draws(n_samples, batch_size, scheme), _least(n_samples, batch_size, scheme)
+    block_steps = max(least, _BLOCK_DRAWS // (len(keys) * per_step) // least * least)
+    if scheme == "reshuffling":  # an epoch, since every block shuffles anew what it begins within
+        block_steps = max(block_steps, -(-n_samples // (batch_size * least)) * least)
+    one = batch_size == 1 and scheme in ("without_replacement", "with_replacement")
+    draw = getattr(sampler, "one_sample" if one else scheme)
+    permutation = np.arange(n_samples)
+    for first in range(start, max(stop, start + 1), block_steps):
+        n_steps = min(block_steps, stop - first)
+        rows = np.empty((len(keys), n_steps * per_step), np.int64)
+        ends = np.empty((len(keys), n_steps), np.int64)
+        draw(keys, first, batch_size, permutation, rows, ends)
+        shares = np.full(ends.shape, 1.0 / batch_size)
+        if scheme == "reshuffling":  # the last batch of an epoch may be smaller
+            shares = 1.0 / np.diff(ends, axis=1, prepend=0)
+        yield Batches(rows, ends, shares, first)
+
+
+def streams_at_once(n_samples: int, batch_size: int, scheme: str) -> int:
+    """How many streams a block of `batch_blocks` can serve and still stay in the L2 cache."""
+    draws = _draws(n_samples, batch_size, scheme) * _least(n_samples, batch_size, scheme)
+    return max(1, _BLOCK_DRAWS // max(draws, n_samples if scheme == "reshuffling" else 0))
+
+
+def _draws(n_samples: int, batch_size: int, scheme: str) -> int:
+    """Uniform numbers of a step."""
+    return n_samples if scheme == "bernoulli" else batch_size
+
+
+def _least(n_samples: int, batch_size: int, scheme: str) -> int:
+    """Steps of the smallest block: a power of two."""
+    fitting = max(1, _BLOCK_DRAWS // _draws(n_samples, batch_size, scheme))
+    return int(min(_BLOCK_STEPS, 2 ** (fitting.bit_length() - 1)))
 
 
 class BatchMoments(NamedTuple):
@@ -186,16 +251,10 @@ def _uniforms(key: tuple[int, int], counters: Array, n_draws: int) -> Array:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _shuffles(uniform: Array, n_samples: int, compiled: bool) -> Iterator[Array]:
+def _shuffles(uniform: Array, n_samples: int) -> Iterator[Array]:
     """Turn rows of uniforms into ordered samples without replacement from range(n_samples)."""
     positions = np.arange(uniform.shape[1])
     draws = positions + (uniform * (n_samples - positions)).astype(np.int64)
-    if compiled:
-        from eosim._kernels.sampler import partial_shuffles
-
-        partial_shuffles(draws, np.arange(n_samples))
-        yield from draws
-        return
     for row in draws.tolist():
         moved: dict[int, int] = {}  # the few positions of 0..n-1 that no longer hold themselves
         chosen = []

@@ -9,12 +9,12 @@ import scipy.sparse
 import threadpoolctl
 
 import eosim
-from eosim._kernels.sampler import draw_batch, draw_batches
+from eosim import sampling
 from eosim._threads import one_blas_thread
 from eosim.ensemble import run_ensemble
 from eosim.ensemble.linear import _aligned
 from eosim.problems.frozen import frozen_ntk
-from eosim.sampling import BatchStream
+from eosim.sampling import BatchStream, stream_key
 from tests import naive
 from tests.cases import SCHEMES, perceptron, regression
 
@@ -27,7 +27,6 @@ RULES = (
     eosim.QuasiHyperbolic(0.05, 0.7, 0.4),
 )
 SEED = 3
-KEY = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
 
 
 def stream(*words):
@@ -239,36 +238,22 @@ def test_second_moments_over_replicas_are_those_of_the_exact_recursion():
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize(("n", "size"), [(1, 1), (5, 5), (11, 3), (40, 39)])
-def test_a_kernel_draws_the_batches_of_the_stream(scheme, n, size):
-    permutation, positions, order = np.arange(n), np.empty(n, np.int64), np.full(n + 1, -1)
-    batch = np.full(n + 2, -7)
-    keys = [np.uint64(word) for word in KEY]
-    for step, expected in zip(
-        range(3, 60), BatchStream(n, size, scheme, KEY).batches(3, 60), strict=True
-    ):
-        with np.errstate(over="ignore"):  # arithmetic modulo 2^64, without the JIT
-            drawn = draw_batch(
-                SCHEMES.index(scheme), *keys, step, n, size, permutation, positions, order, batch, 2
-            )
-        assert batch[2 : 2 + drawn].tolist() == expected.tolist()
-        np.testing.assert_array_equal(permutation, np.arange(n))
-    assert batch[:2].tolist() == [-7, -7]
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize(("n", "size"), [(1, 1), (10, 1), (10, 4), (7, 7)])
-def test_batches_of_many_steps_are_those_of_one_after_the_other(scheme, n, size):
-    permutation, positions, order = np.arange(n), np.empty(n, int), np.full(n + 1, -1)
-    batches, ends = np.empty(9 * n, int), np.empty(9, int)
-    with np.errstate(over="ignore"):
-        draw_batches(
-            SCHEMES.index(scheme), *(np.uint64(word) for word in KEY), 3, 9, n, size, permutation,
-            positions, order, batches, ends,
-        )  # fmt: skip
-    expected = list(BatchStream(n, size, scheme, KEY).batches(3, 12))
-    assert ends.tolist() == np.cumsum([len(batch) for batch in expected]).tolist()
-    assert batches[: ends[-1]].tolist() == np.concatenate(expected).tolist()
+@pytest.mark.parametrize("method", ["residual", "parameter"])
+def test_blocks_of_batches_leave_no_seam(scheme, method, monkeypatch):
+    rules = [eosim.GradientDescent(0.3), eosim.GradientDescent(40.0), eosim.HeavyBall(0.1, 0.8)]
+    options = {
+        "rules": rules, "batch_sizes": [1, 3, 10], "n_replicas": 3, "n_steps": 150, "every": 7,
+        "sampling": scheme, "method": method, "keep": ("theta", "residuals"),
+    }  # fmt: skip
+    whole = ensemble(regression(11, 20), **options)
+    assert (whole.stop_step[1] > 16).any()  # behind the first seam
+    monkeypatch.setattr(sampling, "_BLOCK_DRAWS", 16 * 11)
+    assert sampling.streams_at_once(11, 10, scheme) == 1
+    parts = ensemble(regression(11, 20), **options)
+    np.testing.assert_array_equal(parts.stop_step, whole.stop_step)
+    np.testing.assert_array_equal(parts["loss"], whole["loss"])
+    np.testing.assert_array_equal(parts.final_theta, whole.final_theta)
+    np.testing.assert_array_equal(parts.final_residuals, whole.final_residuals)
 
 
 @pytest.mark.parametrize("problem", [regression(11, 20), perceptron()], ids=["compiled", "generic"])
@@ -460,9 +445,7 @@ def test_in_residual_space_the_first_norm_beyond_the_bound_ends_a_replica(rule, 
     bound = 1e30 * (1 + np.linalg.norm(problem.residuals(start)))
     for r in range(3):
         theta, state, norms = start, rule.init(start), []
-        for batch in BatchStream(7, size, SCHEMES[0], eosim.sampling.stream_key(stream(r))).batches(
-            0, 400
-        ):
+        for batch in BatchStream(7, size, SCHEMES[0], stream_key(stream(r))).batches(0, 400):
             norms.append(np.linalg.norm(problem.residuals(theta)))
             last = theta
             theta, state = rule.step(theta, state, problem.gradient(theta, batch))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import eosim
+from eosim import sampling
 from eosim.ensemble import run_ensemble
 from eosim.problems.base import third_derivative
 from eosim.problems.quadratic_regression import (
@@ -403,6 +404,19 @@ def test_a_divergence_has_the_step_of_the_run_and_leaves_the_others_alone(rule, 
             )
     same = (starts == wild).all(axis=1)
     np.testing.assert_array_equal(found.final_theta[:, :, same], calm.final_theta[:, :, same])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_blocks_of_batches_leave_no_seam(scheme, monkeypatch):
+    problem, starts = small(4, 5), starts_of(5, 5)
+    starts[2] *= 30.0
+    options = {"rules": RULES, "n_steps": 90, "batch_sizes": [1, 3], "sampling": scheme, "every": 7}
+    whole = ensemble(problem, starts, **options)
+    monkeypatch.setattr(sampling, "_BLOCK_DRAWS", 16 * 4)
+    parts = ensemble(problem, starts, **options)
+    np.testing.assert_array_equal(parts.stop_step, whole.stop_step)
+    np.testing.assert_array_equal(parts["loss"], whole["loss"])
+    np.testing.assert_array_equal(parts.final_theta, whole.final_theta)
 
 
 def test_one_path_stands_for_all_replicas_that_cannot_differ():

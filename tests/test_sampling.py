@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 import eosim
 from eosim import sampling
-from eosim._kernels.sampler import partial_shuffles
-from eosim.sampling import BatchStream, seed_sequence, stream_key
+from eosim.sampling import BatchStream, batch_blocks, seed_sequence, stream_key
 from tests import naive
 from tests.cases import SCHEMES, regression
 
@@ -60,23 +59,46 @@ def test_blocks_of_draws_leave_no_seam(scheme, monkeypatch):
     assert batches(11, 3, scheme, 0, 60) == whole
 
 
-@pytest.mark.parametrize("scheme", ["without_replacement", "reshuffling"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(("n", "size"), [(1, 1), (2, 1), (5, 5), (11, 3), (40, 39)])
-def test_the_compiled_shuffle_gives_the_same_batches(scheme, n, size, monkeypatch):
-    in_python = batches(n, size, scheme, 3, 50)
+def test_compiled_batches_are_the_same(scheme, n, size, monkeypatch):
+    plain = batches(n, size, scheme, 3, 50)
     monkeypatch.setattr(sampling, "_COMPILED_FROM", 0)
-    assert batches(n, size, scheme, 3, 50) == in_python
+    for draws in (65_536, 7):  # one block, many blocks
+        monkeypatch.setattr(sampling, "_BLOCK_DRAWS", draws)
+        with np.errstate(over="ignore"):  # arithmetic modulo 2^64, without the JIT
+            assert batches(n, size, scheme, 3, 50) == plain
 
 
-def test_the_compiled_shuffle_leaves_the_identity_behind():
-    generator = np.random.default_rng(0)
-    n, size = 9, 6
-    uniform = generator.random((100, size))
-    draws = np.arange(size) + (uniform * (n - np.arange(size))).astype(np.int64)
-    permutation = np.arange(n)
-    partial_shuffles(draws, permutation)
-    np.testing.assert_array_equal(permutation, np.arange(n))
-    assert draws.tolist() == [naive.shuffle(row, n) for row in uniform]
+@pytest.mark.parametrize("draws", [65_536, 200, 7])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("n", "size"), [(1, 1), (10, 1), (11, 3), (7, 7)])
+def test_a_block_serves_many_streams(scheme, n, size, draws, monkeypatch):
+    monkeypatch.setattr(sampling, "_BLOCK_DRAWS", draws)
+    keys = np.random.default_rng(0).integers(0, 2**64, (3, 2), dtype=np.uint64)
+    drawn = [[], [], []]
+    with np.errstate(over="ignore"):
+        for rows, ends, shares, first in batch_blocks(keys, n, size, scheme, 2, 72):
+            for r in range(3):
+                assert first == 2 + len(drawn[r])
+                parts = np.split(rows[r, : ends[r, -1]], ends[r, :-1])
+                drawn[r] += [part.tolist() for part in parts]
+                sizes = [size if scheme == "bernoulli" else len(part) for part in parts]
+                np.testing.assert_array_equal(shares[r], 1 / np.array(sizes))
+    assert drawn == [batches(n, size, scheme, 2, 72, tuple(map(int, key))) for key in keys]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("size", "least"), [(3, 16), (5000, 8), (20_000, 2)])
+def test_no_stream_moves_the_blocks_of_another_off_their_grid(scheme, size, least):
+    n = size if scheme == "bernoulli" else size + 20
+    for m in (1, 2, sampling.streams_at_once(n, size, scheme)):
+        keys = np.zeros((m, 2), np.uint64)
+        with np.errstate(over="ignore"):
+            blocks = itertools.islice(batch_blocks(keys, n, size, scheme, 0, 10**6), 2)
+            firsts = [block.first for block in blocks]
+        assert firsts[0] == 0
+        assert firsts[1] % least == 0 < firsts[1]
 
 
 # --- distributions ------------------------------------------------------------------------------

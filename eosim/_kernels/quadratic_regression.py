@@ -15,8 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from eosim._kernels.sampler import BERNOULLI, ZERO, draw_batch
-from eosim._kernels.sgd import _FLUSH_EVERY, _beyond, _copy, _flush, _move
+from eosim._kernels.vectors import FLUSH_EVERY, ZERO, beyond, copy, flush, move, next_record
 
 _SUMS = {"reassoc", "contract"}
 # Replicas in one matrix product: always the same number, so that no replica's bits depend on the
@@ -163,15 +162,15 @@ def _step(rule, gradients, velocities, states, limit, step, active, n_active, st
     left = 0
     for c in range(n_active):
         r = active[c]
-        _copy(states[r], before)
-        _move(rule, gradients[c], velocities[r], states[r])
-        if _beyond(states[r], limit[r]):
-            _copy(before, states[r])
+        copy(states[r], before)
+        move(rule, gradients[c], velocities[r], states[r])
+        if beyond(states[r], limit[r]):
+            copy(before, states[r])
             stops[r] = step
             continue
-        if step % _FLUSH_EVERY == 0:
-            _flush(states[r])
-            _flush(velocities[r])
+        if step % FLUSH_EVERY == 0:
+            flush(states[r])
+            flush(velocities[r])
         active[left] = r
         left += 1
     return left
@@ -179,8 +178,8 @@ def _step(rule, gradients, velocities, states, limit, step, active, n_active, st
 
 @njit(cache=True, nogil=True)
 def batch_descent(
-    packed, residuals, jacobian, states, keys, scheme, batch_size, rule, record_steps, limit,
-    losses, stops,
+    packed, residuals, jacobian, states, velocities, rows, ends, shares, first, rule, record_steps,
+    limit, losses, stops,
 ):  # fmt: skip
     r"""SGD of m replicas side by side: every triangle that some of them draw is read once per step.
 
@@ -188,12 +187,12 @@ def batch_descent(
     ----------
     packed, residuals, jacobian : (n, P (P + 1) / 2), (n,) and (n, P) arrays
         The triangles, z and J at theta = 0.
-    states : (m, P) array
-        Parameters at the start; on exit the last ones within the limit.
-    keys : (m, 2) uint64 array
-    scheme, batch_size : int
+    states, velocities : (m, P) arrays
+        Parameters at the start; on exit the last ones within the limit. Their velocities.
+    rows, ends, shares, first
+        A block of batches, see `eosim._kernels.sgd`.
     rule : tuple of five floats
-        As in `eosim._kernels.sgd`.
+        Of linear memory, see `move`.
     record_steps : (n_records,) int64 array
         Increasing, from 0; the last entry is the number of steps.
     limit : (m,) array
@@ -201,44 +200,37 @@ def batch_descent(
     losses : (m, n_records) array
         Entries after a divergence stay as they are.
     stops : (m,) int64 array
-        The step of the divergence, left as it is if there is none.
+        The step of the divergence, left as it is if there is none; below 0 at the start.
 
     Notes
     -----
     A replica's samples are summed in the order of their numbers, whatever the others draw.
     """
     (n, dim), m = jacobian.shape, len(states)
-    permutation, positions, rows = np.arange(n), np.empty(n, np.int64), np.empty(n, np.int64)
-    orders = np.full((m, n + 1), -1)
     takers, weights = np.empty((n, m), np.int64), np.empty((n, m))
     n_takers = np.zeros(n, np.int64)
-    thetas, products = np.empty((m, dim)), np.empty((m, dim))
-    gradients, velocities = np.empty((m, dim)), np.zeros((m, dim))
+    thetas, products, gradients = np.empty((m, dim)), np.empty((m, dim)), np.empty((m, dim))
     before, current = np.empty(dim), np.empty(m)
-    active, n_active, step, record = np.arange(m), m, ZERO, ZERO
-    while n_active > 0:
-        if step == record_steps[record]:
-            _losses(packed, residuals, jacobian, states, active, n_active, current)
-            for c in range(n_active):
-                losses[active[c], record] = current[c]
-            record += 1
-            if record == record_steps.shape[0]:
-                break
+    active, n_active = np.empty(m, np.int64), ZERO
+    for r in range(m):
+        if stops[r] < 0:
+            active[n_active] = r
+            n_active += 1
+    record = next_record(record_steps, first)
+    if first == 0:
+        _losses(packed, residuals, jacobian, states, active, n_active, losses[:, 0])
+    for s in range(ends.shape[1]):
         for c in range(n_active):
             r = active[c]
-            size = draw_batch(
-                scheme, keys[r, 0], keys[r, 1], step, n, batch_size, permutation, positions,
-                orders[r], rows, ZERO,
-            )  # fmt: skip
-            scale = 1.0 / (batch_size if scheme == BERNOULLI else size)
-            for a in rows[:size]:
+            begin, scale = ends[r, s - 1] if s > 0 else ZERO, shares[r, s]
+            for a in rows[r, begin : ends[r, s]]:
                 last = n_takers[a] - 1
                 if last >= 0 and takers[a, last] == c:  # drawn again: with replacement
                     weights[a, last] += scale
                 else:
                     takers[a, last + 1], weights[a, last + 1] = c, scale
                     n_takers[a] += 1
-            _copy(states[r], thetas[c])
+            copy(states[r], thetas[c])
         gradients[:n_active] = 0.0
         for a in range(n):
             if n_takers[a] == 0:
@@ -250,10 +242,15 @@ def batch_descent(
                     residuals[a], jacobian[a], products[t], thetas[c], weights[a, t], gradients[c]
                 )
             n_takers[a] = 0
-        step += 1
+        step = first + s + 1
         n_active = _step(
             rule, gradients, velocities, states, limit, step, active, n_active, stops, before
         )
+        if step == record_steps[record]:
+            _losses(packed, residuals, jacobian, states, active, n_active, current)
+            for c in range(n_active):
+                losses[active[c], record] = current[c]
+            record += 1
 
 
 @njit(cache=True, nogil=True)
@@ -295,7 +292,7 @@ def full_descent(packed, residuals, jacobian, states, rule, record_steps, limit,
     active, n_active, step, record = np.arange(m), m, ZERO, ZERO
     while n_active > 0:
         for c in range(n_active):
-            _copy(states[active[c]], thetas[c // size, c % size])
+            copy(states[active[c]], thetas[c // size, c % size])
         gradients[:] = 0.0
         squares[:] = 0.0
         for a in range(n):

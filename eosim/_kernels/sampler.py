@@ -1,48 +1,17 @@
-"""Mini-batches in compiled code: shuffles for many steps at once, and one batch inside a kernel."""
+"""The mini-batches of many streams for some steps at once: one function per scheme.
+
+Each writes the batches of stream r into ``rows[r]``, one behind the other, that of step ``first`` + i
+before position ``ends[r, i]``; ``rows`` has room for them, n samples a step for Bernoulli, else B.
+``keys`` is (n_streams, 2), uint64; ``permutation`` holds 0..n-1, and does so again on exit. The indices,
+and their order, are those that `eosim.sampling.BatchStream` forms with NumPy.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-
-@njit(cache=True, nogil=True)
-def partial_shuffles(draws, permutation):
-    """Replace each row of ``draws`` by the batch that it selects, in place.
-
-    Row r holds draws[r, j] uniform on {j, ..., n-1}; entry j becomes the element at that position
-    of 0..n-1 after the swaps of entries 0..j-1 (Fisher-Yates stopped after batch_size swaps).
-
-    Parameters
-    ----------
-    draws : (n_steps, batch_size) int64 array
-    permutation : (n,) int64 array
-        Must be 0..n-1 on entry; it is so again on exit.
-    """
-    n_steps, batch_size = draws.shape
-    for row in range(n_steps):
-        for j in range(batch_size):
-            position = draws[row, j]
-            chosen = permutation[position]
-            permutation[position] = permutation[j]
-            permutation[j] = chosen
-        # Undo by walking the swaps backwards: O(batch_size), not O(n), and every batch starts from
-        # the identity, hence is a function of its own draws alone.
-        for j in range(batch_size - 1, -1, -1):
-            position = draws[row, j]
-            chosen = permutation[j]
-            permutation[j] = permutation[position]
-            permutation[position] = chosen
-            draws[row, j] = chosen
-
-
-# --- one batch at a time, inside other kernels ---------------------------------------------------
-
-WITHOUT_REPLACEMENT, WITH_REPLACEMENT, BERNOULLI, RESHUFFLING = range(4)
-
-# Counters start from this: a literal 0 is a type of its own, for which numba would compile all that is
-# called with it once more.
-ZERO = np.int64(0)
+from eosim._kernels.vectors import ZERO
 
 # SplitMix64, as in eosim.sampling: the same draws to the bit.
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -58,93 +27,92 @@ def _mix(x):
 
 
 @njit(cache=True, nogil=True, inline="always")
+def _start(key, counter):
+    """Where the sequence of uniform numbers of a step, or of an epoch, begins."""
+    return _mix(_mix(key[0] + np.uint64(counter) * _GAMMA) ^ key[1])
+
+
+@njit(cache=True, nogil=True, inline="always")
 def _uniform(start, j):
     """Draw j of the sequence that begins at ``start``, on [0, 1)."""
     return np.float64(_mix(start + np.uint64(j + 1) * _GAMMA) >> np.uint64(11)) * 2.0**-53
 
 
 @njit(cache=True, nogil=True)
-def _shuffle(start, n_samples, n_chosen, permutation, positions, batch, first):
-    """The first ``n_chosen`` entries of a Fisher-Yates shuffle; ``permutation`` is left as 0..n-1."""
-    for j in range(n_chosen):  # apart from the swaps, which are sequential: this loop vectorises
-        positions[j] = j + np.int64(_uniform(start, j) * (n_samples - j))
-    for j in range(n_chosen):
-        batch[first + j] = permutation[positions[j]]
-        permutation[positions[j]] = permutation[j]  # entry j itself is never looked at again
-    for j in range(n_chosen):
-        permutation[j] = j
-        permutation[positions[j]] = positions[j]
+def _shuffle(start, permutation, chosen):
+    """The first entries of a Fisher-Yates shuffle of 0..n-1, as many as ``chosen`` has.
 
-
-@njit(cache=True, nogil=True)
-def draw_batch(
-    scheme, key_0, key_1, step, n_samples, batch_size, permutation, positions, order, batch, first
-):
-    """Write the batch of one step into ``batch`` from position ``first`` on; returns its size.
-
-    The indices, and their order, are those of `eosim.sampling.BatchStream`.
-
-    Parameters
-    ----------
-    scheme : int
-        Position in `eosim.sampling.SCHEMES`.
-    key_0, key_1 : uint64
-        The key of the stream.
-    step, n_samples, batch_size : int
-    permutation, positions : (n,) int64 arrays
-        Scratch; ``permutation`` must be 0..n-1, and is so again on exit.
-    order : (n + 1,) int64 array
-        Of reshuffling: the order of an epoch, then that epoch's number; -1 there for a new key.
-    batch : int64 array
-        With room for a batch behind ``first``: n entries for Bernoulli, else B.
-    first : int
+    ``permutation`` holds 0..n-1 on entry and again on exit: it is undone where it was touched, in
+    O(batch_size).
     """
-    counter = step
-    per_epoch = 1
-    if scheme == RESHUFFLING:
-        per_epoch = (n_samples + batch_size - 1) // batch_size
-        counter = step // per_epoch
-    start = _mix(_mix(key_0 + np.uint64(counter) * _GAMMA) ^ key_1)
-    if scheme == WITHOUT_REPLACEMENT:
-        _shuffle(start, n_samples, batch_size, permutation, positions, batch, first)
-        return batch_size
-    if scheme == WITH_REPLACEMENT:
-        for j in range(batch_size):
-            batch[first + j] = np.int64(_uniform(start, j) * n_samples)
-        return batch_size
-    size = 0
-    if scheme == BERNOULLI:
-        for i in range(n_samples):
-            if _uniform(start, i) * n_samples < batch_size:
-                batch[first + size] = i
-                size += 1
-        return size
-    if order[n_samples] != counter:
-        _shuffle(start, n_samples, n_samples, permutation, positions, order, ZERO)
-        order[n_samples] = counter
-    begin = (step - counter * per_epoch) * batch_size
-    size = min(batch_size, n_samples - begin)
-    for j in range(size):
-        batch[first + j] = order[begin + j]
-    return size
+    n = permutation.shape[0]
+    for j in range(chosen.shape[0]):  # apart from the swaps, which are sequential: this vectorises
+        chosen[j] = j + np.int64(_uniform(start, j) * (n - j))
+    for j in range(chosen.shape[0]):
+        position = chosen[j]
+        chosen[j] = permutation[position]
+        permutation[position] = permutation[j]  # entry j itself is never looked at again
+    for j in range(chosen.shape[0]):  # a position behind them that was touched was also chosen
+        permutation[j] = j
+        permutation[chosen[j]] = chosen[j]
 
 
 @njit(cache=True, nogil=True)
-def draw_batches(
-    scheme, key_0, key_1, step, n_steps, n_samples, batch_size, permutation, positions, order,
-    batches, ends,
-):  # fmt: skip
-    """`draw_batch` for some steps, one batch behind the other: batch i ends before ``ends[i]``."""
-    if batch_size == 1 and scheme <= WITH_REPLACEMENT:  # one draw each: this loop vectorises
-        for i in range(n_steps):
-            start = _mix(_mix(key_0 + np.uint64(step + i) * _GAMMA) ^ key_1)
-            batches[i] = np.int64(_uniform(start, 0) * n_samples)
-            ends[i] = i + 1
-        return
-    end = ZERO
-    for i in range(n_steps):
-        end += draw_batch(
-            scheme, key_0, key_1, step + i, n_samples, batch_size, permutation, positions, order,
-            batches, end,
-        )  # fmt: skip
-        ends[i] = end
+def without_replacement(keys, first, batch_size, permutation, rows, ends):
+    for r in range(ends.shape[0]):
+        for i in range(ends.shape[1]):
+            begin, end = i * batch_size, (i + 1) * batch_size
+            _shuffle(_start(keys[r], first + i), permutation, rows[r, begin:end])
+            ends[r, i] = end
+
+
+@njit(cache=True, nogil=True)
+def with_replacement(keys, first, batch_size, permutation, rows, ends):
+    n_samples = permutation.shape[0]
+    for r in range(ends.shape[0]):
+        for i in range(ends.shape[1]):
+            start = _start(keys[r], first + i)
+            for j in range(batch_size):
+                rows[r, i * batch_size + j] = np.int64(_uniform(start, j) * n_samples)
+            ends[r, i] = (i + 1) * batch_size
+
+
+@njit(cache=True, nogil=True)
+def one_sample(keys, first, batch_size, permutation, rows, ends):
+    """The batches of size 1 of both schemes above: a single loop, which vectorises."""
+    n_samples = permutation.shape[0]
+    for r in range(ends.shape[0]):
+        for i in range(ends.shape[1]):
+            rows[r, i] = np.int64(_uniform(_start(keys[r], first + i), 0) * n_samples)
+            ends[r, i] = i + 1
+
+
+@njit(cache=True, nogil=True)
+def bernoulli(keys, first, batch_size, permutation, rows, ends):
+    n_samples = permutation.shape[0]
+    for r in range(ends.shape[0]):
+        end = ZERO
+        for i in range(ends.shape[1]):
+            start = _start(keys[r], first + i)
+            for sample in range(n_samples):
+                if _uniform(start, sample) * n_samples < batch_size:
+                    rows[r, end] = sample
+                    end += 1
+            ends[r, i] = end
+
+
+@njit(cache=True, nogil=True)
+def reshuffling(keys, first, batch_size, permutation, rows, ends):
+    n_samples = permutation.shape[0]
+    order = np.empty(n_samples, np.int64)
+    per_epoch = (n_samples + batch_size - 1) // batch_size
+    for r in range(ends.shape[0]):
+        end = ZERO
+        for i in range(ends.shape[1]):
+            epoch, slot = (first + i) // per_epoch, (first + i) % per_epoch
+            if slot == 0 or i == 0:
+                _shuffle(_start(keys[r], epoch), permutation, order)
+            for j in range(slot * batch_size, min((slot + 1) * batch_size, n_samples)):
+                rows[r, end] = order[j]
+                end += 1
+            ends[r, i] = end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 from eosim._checks import Array, dense_fits
 from eosim._threads import one_blas_thread, share
 from eosim.discrete import DIVERGENCE_FACTOR
+from eosim.ensemble.memory import is_plain
 from eosim.ensemble.result import Cell
 from eosim.problems._operators import LinearOperator, dense
 from eosim.problems.regression import LinearRegression
-from eosim.sampling import SCHEMES
+from eosim.sampling import Batches, batch_blocks, streams_at_once
 
 # Our choice: K of this many samples takes 2 GB.
 _LARGEST_KERNEL = 16_384
@@ -98,19 +100,28 @@ class LinearEnsemble:
         self, rule: tuple[float, ...], batch_size: int, keys: Array, starts: Array
     ) -> tuple[Array, Array, Array, Array]:
         """Last states with their padding, losses, steps of divergence, coefficients of theta."""
-        from eosim._kernels.sgd import residual_sgd
+        from eosim._kernels.sgd import residual_momentum, residual_sgd
 
         kernel, states, limit = self._kernel, _aligned(starts), _norm_limit(starts)
-        duals = np.zeros((len(starts), starts.shape[1] if "theta" in self.keep else 0))
-        losses, stops = self._empty(len(starts))
+        duals, (losses, stops) = self._duals(len(starts)), self._empty(len(starts))
+        plain = is_plain(rule)
+        velocities, dual_velocities = np.zeros_like(states), np.zeros_like(duals)
 
-        def task(chunk: slice) -> None:
-            residual_sgd(
-                kernel, states[chunk], keys[chunk], self._scheme, batch_size, rule,
-                self.record_steps, limit[chunk], losses[chunk], stops[chunk], duals[chunk],
-            )  # fmt: skip
+        def move(own: slice, batches: Batches) -> bool:
+            if plain:
+                residual_sgd(
+                    kernel, states[own], *batches, rule[0], self.record_steps, limit[own],
+                    losses[own], stops[own], duals[own],
+                )  # fmt: skip
+            else:
+                residual_momentum(
+                    kernel, states[own], velocities[own], *batches, rule,
+                    self.record_steps, limit[own], losses[own], stops[own], duals[own],
+                    dual_velocities[own],
+                )  # fmt: skip
+            return bool((stops[own] < 0).any())
 
-        share(task, len(starts), self.threads)
+        self._drive(move, batch_size, keys)
         return states, losses, stops, duals
 
     def residual_shared(self, lrs: Array, batch_size: int, keys: Array) -> list[Cell]:
@@ -121,16 +132,16 @@ class LinearEnsemble:
         limit = _norm_limit(starts)
         states = _aligned(np.broadcast_to(starts[:, None], (*shape, starts.shape[1])))
         losses = np.full((*shape, len(self.record_steps)), np.inf)
-        duals = np.zeros((*shape, starts.shape[1] if "theta" in self.keep else 0))
-        left = np.zeros(shape, bool)
+        duals, left = self._duals(*shape), np.zeros(shape, bool)
 
-        def task(chunk: slice) -> None:
+        def move(own: slice, batches: Batches) -> bool:
             residual_sgd_shared(
-                kernel, states[chunk], keys[chunk], self._scheme, batch_size, lrs,
-                self.record_steps, limit[chunk], losses[chunk], left[chunk], duals[chunk],
+                kernel, states[own], *batches, lrs, self.record_steps, limit[own],
+                losses[own], left[own], duals[own],
             )  # fmt: skip
+            return not left[own].all()
 
-        share(task, self.n_replicas, self.threads)
+        self._drive(move, batch_size, keys)
         cells = []
         for i, lr in enumerate(lrs):
             stops = np.full(self.n_replicas, -1)
@@ -158,15 +169,17 @@ class LinearEnsemble:
         theta = np.array(
             np.broadcast_to(self.theta0, (self.n_replicas, inputs.shape[1])), order="C"
         )
+        velocities = np.zeros_like(theta)
         limit = DIVERGENCE_FACTOR * (1 + np.abs(theta).max(axis=1))
 
-        def task(chunk: slice) -> None:
+        def move(own: slice, batches: Batches) -> bool:
             parameter_sgd(
-                inputs, targets, theta[chunk], keys[chunk], self._scheme, batch_size, rule,
-                self.record_steps, limit[chunk], losses[chunk], stops[chunk],
+                inputs, targets, theta[own], velocities[own], *batches, rule,
+                self.record_steps, limit[own], losses[own], stops[own],
             )  # fmt: skip
+            return bool((stops[own] < 0).any())
 
-        share(task, self.n_replicas, self.threads)
+        self._drive(move, batch_size, keys)
         residuals = _images(inputs, theta) - targets if "residuals" in self.keep else None
         return Cell({"loss": losses}, stops, theta if "theta" in self.keep else None, residuals)
 
@@ -199,6 +212,17 @@ class LinearEnsemble:
         theta = self._theta_of(_images(basis, duals) / n) if "theta" in self.keep else None
         return Cell({"loss": losses}, stops, theta, residuals)
 
+    def _drive(self, move: Callable[[slice, Batches], bool], batch_size: int, keys: Array) -> None:
+        """All steps of all replicas; ``move`` makes those of one block, and says if any is left."""
+        size = (self.regression.n_samples, batch_size, self.sampling)
+
+        def task(own: slice) -> None:
+            for batches in batch_blocks(keys[own], *size, 0, int(self.record_steps[-1])):
+                if not move(own, batches):
+                    break
+
+        share(task, len(keys), self.threads, streams_at_once(*size))
+
     def _theta_of(self, duals: Array) -> Array | None:
         """theta_0 + J^T a, if it is kept."""
         if "theta" not in self.keep:
@@ -216,6 +240,10 @@ class LinearEnsemble:
             starts = _images(self.regression.inputs, np.atleast_2d(self.theta0)) - targets
         return np.array(np.broadcast_to(starts, (n_replicas, starts.shape[-1])), order="C")
 
+    def _duals(self, *shape: int) -> Array:
+        """Coefficients of theta - theta_0, of no length if theta is not kept."""
+        return np.zeros((*shape, self.regression.n_samples if "theta" in self.keep else 0))
+
     def _empty(self, n_replicas: int) -> tuple[Array, Array]:
         return np.full((n_replicas, len(self.record_steps)), np.inf), np.full(n_replicas, -1)
 
@@ -225,10 +253,6 @@ class LinearEnsemble:
         starts = self.residuals0 if self.theta0 is None else self.theta0
         assert starts is not None
         return starts.ndim == 1
-
-    @property
-    def _scheme(self) -> int:
-        return SCHEMES.index(self.sampling)
 
     @cached_property
     def _rows(self) -> Array:

@@ -12,7 +12,7 @@ from eosim._threads import share
 from eosim.discrete import DIVERGENCE_FACTOR
 from eosim.ensemble.result import Cell
 from eosim.problems.quadratic_regression import QuadraticRegression
-from eosim.sampling import SCHEMES
+from eosim.sampling import batch_blocks
 
 # Our choice: most replicas in one group. More share more, until their states leave the caches.
 _CHUNK = 256
@@ -44,13 +44,17 @@ class QuadraticEnsemble:
         """A mini-batch step takes the products with the triangles of the samples drawn."""
         from eosim._kernels.quadratic_regression import batch_descent
 
-        scheme = SCHEMES.index(self.sampling)
+        size = (self.problem.n_samples, batch_size, self.sampling)
 
         def descend(own: slice, states: Array, limit: Array, losses: Array, stops: Array) -> None:
-            batch_descent(
-                *self._data, states, keys[own], scheme, batch_size, rule, self.record_steps,
-                limit, losses, stops,
-            )  # fmt: skip
+            velocities = np.zeros_like(states)
+            for batches in batch_blocks(keys[own], *size, 0, int(self.record_steps[-1])):
+                batch_descent(
+                    *self._data, states, velocities, *batches, rule, self.record_steps, limit,
+                    losses, stops,
+                )  # fmt: skip
+                if (stops >= 0).all():
+                    break
 
         return self._cell(descend)
 

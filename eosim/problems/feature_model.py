@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import erf
 
 from eosim._checks import (
     SAMPLES,
@@ -220,6 +219,8 @@ class RandomFeatures:
         if self.activation == "tanh":
             values = np.tanh(pre)
         elif self.activation == "erf":
+            from scipy.special import erf  # a tenth of a second, which nothing else here needs
+
             values = erf(pre)
         else:
             below = negative_slope(self.activation, self.slope)
