@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import enum
-import hashlib
-import json
 import math
 import os
 import platform
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from eosim import _archive
 from eosim._checks import Array
 from eosim._version import __version__
 
@@ -25,7 +22,6 @@ _SCALARS = (
     str,
     type(None),
 )  # in a rule's state: JSON gives them back as they are
-_FORMAT = 1  # of saved files; raised whenever an older reader would misread a newer file
 
 
 class Status(enum.Enum):
@@ -132,14 +128,12 @@ class Trajectory:
         The file appears whole or not at all (temporary name, then rename). TypeError, ValueError if
         something in it is neither an array of numbers or text nor a scalar.
         """
-        target = Path(path)
         arrays = {f"record/{name}": values for name, values in self.records.items()}
         arrays["t"] = self.t
         for name in ("step", "theta"):
             if getattr(self, name) is not None:
                 arrays[name] = getattr(self, name)
         header: dict[str, Any] = {
-            "format": _FORMAT,
             "status": self.status.name,
             "message": self.message,
             "stop_step": self.stop_step,
@@ -165,50 +159,12 @@ class Trajectory:
                 "entries": len(state.rule_state),
                 "counters": counters,
             }
-        text = json.dumps(header, sort_keys=True)
-        for name, values in arrays.items():
-            if np.asarray(values).dtype.hasobject:  # NumPy would pickle it, and load refuse it
-                raise TypeError(f"{name} must hold numbers or text to be saved, got {values!r}")
-            if "\0" in name:  # the archive would cut it there
-                raise ValueError(f"{name!r} must not hold a null character to be saved")
-        payload = {**arrays, "header": np.array(text), "sha256": np.array(_digest(arrays, text))}
-        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".npz")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                np.savez(stream, **payload)  # type: ignore[arg-type]
-                stream.flush()
-                os.fsync(stream.fileno())
-            umask = os.umask(0)  # mkstemp makes private files; a result is as readable as any other
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        _archive.write(path, "trajectory", header, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
         """Read what `save` wrote; ValueError if the file is foreign, damaged or newer."""
-        try:
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            text, digest = str(arrays.pop("header")), str(arrays.pop("sha256"))
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # zipfile, zlib and numpy each raise their own
-            raise ValueError(f"{path} is not a trajectory saved by eosim: {error}") from None
-        if _digest(arrays, text) != digest:
-            raise ValueError(f"{path} is damaged: its content does not match its checksum")
-        try:
-            header = json.loads(text)
-            if header["format"] > _FORMAT:
-                newer = f"{path} has format {header['format']}; this eosim reads up to {_FORMAT}"
-                raise ValueError(newer)
-            return cls._of(header, arrays)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{path} is not a trajectory saved by eosim: {type(error).__name__}: {error}"
-            ) from None
+        return _archive.read(path, "trajectory", cls._of)
 
     @classmethod
     def _of(cls, header: dict[str, Any], arrays: dict[str, Array]) -> Trajectory:
@@ -270,13 +226,3 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
-
-
-def _digest(arrays: dict[str, Array], text: str) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes in a fixed order."""
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(arrays):
-        values = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name}|{values.dtype.str}|{values.shape}".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()

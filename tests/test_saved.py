@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import pickle
@@ -11,8 +12,8 @@ import pytest
 
 import eosim
 from eosim import RunState, Status, Trajectory
+from eosim._archive import digest
 from eosim.sweeps.store import decode
-from eosim.trajectory import _digest
 from tests.cases import regression
 from tests.test_trajectory import assert_identical, assert_same_array, round_trip
 
@@ -246,7 +247,7 @@ def test_no_file_that_eosim_reads_runs_code(trap, tmp_path):
 
 def forged(header: str, **arrays) -> bytes:
     """A file whose checksum is right."""
-    return npz(**arrays, header=np.array(header), sha256=np.array(_digest(arrays, header)))
+    return npz(**arrays, header=np.array(header), sha256=np.array(digest(arrays, header)))
 
 
 GOOD = {
@@ -309,3 +310,67 @@ def test_no_damage_of_any_byte_goes_unnoticed(tmp_path):
         except ValueError:
             refused += 1
     assert refused > len(content) / 2
+
+
+# --- ensembles ----------------------------------------------------------------------------------
+
+
+@functools.cache
+def ensembles():
+    problem = regression()
+    rules = [eosim.GradientDescent(0.1), eosim.GradientDescent(90.0), eosim.DAL(1.0)]
+    start, few = np.ones(problem.dim), {"batch_sizes": [1, None], "n_replicas": 3, "seed": 2}
+    kept = {"keep": ("theta", "residuals"), "every": 3}
+    record = {"loss": eosim.measure.loss, "sharpness": eosim.measure.sharpness}
+    return {
+        "compiled, some diverged": eosim.run_ensemble(problem, rules[:2], start, 40, **few, **kept),
+        "a step size of its own": eosim.run_ensemble(problem, rules[2], start, 4, **few),
+        "other records": eosim.run_ensemble(problem, rules[0], start, 4, **few, record=record),
+    }
+
+
+def assert_same_ensemble(found, saved):
+    assert found.rules == tuple(str(rule) for rule in saved.rules)
+    assert found.batch_sizes == saved.batch_sizes
+    assert (found.message, found.settings) == (saved.message, saved.settings)
+    assert_same_array(found.step, saved.step)
+    assert_same_array(found.stop_step, saved.stop_step)
+    for name in ("t", "final_theta", "final_residuals"):
+        if getattr(saved, name) is None:
+            assert getattr(found, name) is None
+        else:
+            assert_same_array(getattr(found, name), getattr(saved, name))
+    assert found.records.keys() == saved.records.keys()
+    for name in saved.records:
+        assert_same_array(found[name], saved[name])
+
+
+@pytest.mark.parametrize(
+    "which", ["compiled, some diverged", "a step size of its own", "other records"]
+)
+def test_an_ensemble_comes_back_bit_for_bit(which, tmp_path):
+    saved = ensembles()[which]
+    assert saved.diverged.any() == (which == "compiled, some diverged")
+    saved.save(tmp_path / "one.npz")
+    found = eosim.Ensemble.load(tmp_path / "one.npz")
+    assert_same_ensemble(found, saved)
+    assert_same_array(found.median(), saved.median())
+    found.save(tmp_path / "two.npz")
+    assert_same_ensemble(eosim.Ensemble.load(tmp_path / "two.npz"), found)
+
+
+def test_a_result_of_the_other_kind_is_named(tmp_path):
+    bare().save(tmp_path / "run.npz")
+    with pytest.raises(ValueError, match=r"not an ensemble .* but a trajectory: Trajectory\.load"):
+        eosim.Ensemble.load(tmp_path / "run.npz")
+    next(iter(ensembles().values())).save(tmp_path / "all.npz")
+    with pytest.raises(ValueError, match=r"not a trajectory .* but an ensemble: Ensemble\.load"):
+        Trajectory.load(tmp_path / "all.npz")
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_a_foreign_file_is_no_ensemble_and_no_unsafe_option_is_named(trap, tmp_path):
+    (tmp_path / "run.npz").write_bytes(TRAPS[trap])
+    with pytest.raises(ValueError, match=r"run\.npz is not an ensemble saved by eosim") as caught:
+        eosim.Ensemble.load(tmp_path / "run.npz")
+    assert "pickle" not in str(caught.value)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import eosim
-from eosim import RunState, Status, Trajectory
+from eosim import RunState, Status, Trajectory, _archive
 from tests.cases import FLOWS, RULES, SCHEMES, regression
 
 
@@ -239,9 +239,7 @@ def test_a_missing_file_is_missing(tmp_path):
 
 
 def test_a_file_of_a_newer_format_is_refused_with_both_numbers(tmp_path, monkeypatch):
-    from eosim import trajectory
-
-    monkeypatch.setattr(trajectory, "_FORMAT", 99)
+    monkeypatch.setattr(_archive, "_FORMAT", 99)
     batch_run().save(tmp_path / "new.npz")
     monkeypatch.undo()
     with pytest.raises(ValueError, match="has format 99; this eosim reads up to 1"):

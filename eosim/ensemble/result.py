@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from eosim import _archive
 from eosim._checks import Array, real_number
 from eosim.trajectory import Status
+
+_OPTIONAL = ("t", "final_theta", "final_residuals")  # arrays that may be None
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,7 @@ class Ensemble:
     Attributes
     ----------
     rules : tuple of rules
+        As text in an ensemble that was loaded: files hold no code.
     batch_sizes : tuple of int or None
     step : (n_records,) array
         Updates made; the start and the last step are always there.
@@ -85,6 +90,47 @@ class Ensemble:
             f"Ensemble({self.status.name}, {len(self.rules)} rules x {len(self.batch_sizes)} batch "
             f"sizes x {self.n_replicas} replicas, {len(self.step)} records: "
             f"{', '.join(self.records) or 'none'})\n  {self.message}"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one ``.npz`` file: arrays, and JSON with versions and a checksum; never a pickle.
+
+        The file appears whole or not at all. TypeError, ValueError if a record is not an array of
+        numbers.
+        """
+        arrays = {f"record/{name}": values for name, values in self.records.items()}
+        arrays |= {"step": self.step, "stop_step": self.stop_step}
+        for name in _OPTIONAL:
+            if getattr(self, name) is not None:
+                arrays[name] = getattr(self, name)
+        header = {
+            "rules": [rule if isinstance(rule, str) else repr(rule) for rule in self.rules],
+            "batch_sizes": list(self.batch_sizes),
+            "message": self.message,
+            "settings": self.settings,
+        }
+        _archive.write(path, "ensemble", header, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Ensemble:
+        """Read what `save` wrote; ValueError if the file is foreign, damaged or newer."""
+        return _archive.read(path, "ensemble", cls._of)
+
+    @classmethod
+    def _of(cls, header: dict[str, Any], arrays: dict[str, Array]) -> Ensemble:
+        return cls(
+            rules=tuple(header["rules"]),
+            batch_sizes=tuple(header["batch_sizes"]),
+            step=arrays["step"],
+            records={
+                name.removeprefix("record/"): values
+                for name, values in arrays.items()
+                if name.startswith("record/")
+            },
+            stop_step=arrays["stop_step"],
+            message=header["message"],
+            settings=header["settings"],
+            **{name: arrays.get(name) for name in _OPTIONAL},
         )
 
     @property
