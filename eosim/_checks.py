@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import numbers
 import os
@@ -20,6 +21,8 @@ Array = npt.NDArray[Any]
 # What to use where a dense object does not fit, see `dense_fits`.
 PRODUCTS = "products, hvp(theta, v), and eosim.measure.sharpness need no matrix"
 SAMPLES = "take the samples in parts, jacobian(theta, batch)"
+
+_STATES = (np.dtype(np.float64), np.dtype(np.complex128))
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,7 @@ def float_array(
     ``shape`` may leave axes open with None. Integers, float32, Fortran order, read-only memory and
     nested lists are accepted; NaN and infinity are refused with their count and first index.
     """
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from None
-    kinds = "iufc" if complex_ok else "iuf"
-    if array.dtype.kind == "c" and not complex_ok:
-        raise TypeError(f"{name} must be real, got an array of dtype {array.dtype}")
-    if array.dtype.kind not in kinds:
-        raise TypeError(f"{name} must be an array of numbers, got {_shown(value)}")
-    dtype = np.complex128 if array.dtype.kind == "c" else np.float64
+    array, dtype = _numbers(name, value, complex_ok)
     array = np.array(array, dtype=dtype, order="C", copy=True)
     if shape is not None and not _shape_matches(array.shape, shape):
         raise ValueError(f"{name} must have shape {_shape(shape)}, got {_shape(array.shape)}")
@@ -124,7 +118,8 @@ def symmetric_matrix(name: str, value: Any) -> Array:
             f"{name} must be symmetric; entries ({i}, {j}) and ({j}, {i}) are {matrix[i, j]!s} and "
             f"{matrix[j, i]!s}. Pass (H + H.T) / 2 if that is what you mean"
         )
-    matrix = matrix / 2 + matrix.T / 2
+    if asymmetry.any():  # halves of subnormal numbers are rounded
+        matrix = matrix / 2 + matrix.T / 2
     matrix.flags.writeable = False
     return matrix
 
@@ -138,8 +133,11 @@ def interface(name: str, value: Any, members: tuple[str, ...]) -> None:
         )
     for member in members:
         if not hasattr(value, member):
+            hint = ""
+            if name.endswith("problem") and inspect.isroutine(value):
+                hint = ". Make a problem of functions by from_functions(loss, gradient, dim=...)"
             raise TypeError(
-                f"{name} must have {', '.join(members)}; {type(value).__name__} has no {member}"
+                f"{name} must have {', '.join(members)}; {type(value).__name__} has no {member}{hint}"
             )
 
 
@@ -148,14 +146,29 @@ def state_vector(name: str, value: Any, dim: int) -> Array:
     return float_array(name, value, shape=(dim,)).copy()
 
 
-def point(problem: Any, **vectors: Any) -> None:
-    """Refuse what is no problem, and vectors of another dimension; NaN passes: divergence has it."""
+def point(problem: Any, **vectors: Any) -> tuple[Array, ...]:
+    """Any array-likes as float64 or complex128 vectors of the problem's dimension.
+
+    NaN passes: divergence has it. What is an array of that kind already is not copied.
+    """
     interface("problem", problem, ("dim",))
+    checked: list[Array] = []
     for name, vector in vectors.items():
-        if np.shape(vector) != (problem.dim,):
-            raise ValueError(
-                f"{name} must have shape ({problem.dim},), got {_shape(np.shape(vector))}"
-            )
+        array = vector
+        # What a run records comes as it should, at every step.
+        if type(vector) is not np.ndarray or vector.dtype not in _STATES:
+            array, dtype = _numbers(name, vector, complex_ok=True)
+            array = array.astype(dtype, copy=False)
+        if array.shape != (problem.dim,):
+            raise ValueError(f"{name} must have shape ({problem.dim},), got {_shape(array.shape)}")
+        checked.append(array)
+    return tuple(checked)
+
+
+def inexact(x: Any) -> Array:
+    """An array as it is, but of integers as floats: they wrap around, and truncate what fills them."""
+    array = np.asarray(x)
+    return array.astype(np.float64) if array.dtype.kind in "iub" else array
 
 
 def seeded(seed: Any) -> np.random.Generator:
@@ -218,6 +231,21 @@ def check_domains(instance: Any) -> None:
             continue
         name = f"{type(instance).__name__}: {field.name}"
         object.__setattr__(instance, field.name, real_number(name, value, domain))
+
+
+def _numbers(name: str, value: Any, complex_ok: bool) -> tuple[Array, type]:
+    """An array-like of numbers as NumPy has it, and the dtype that it is to get."""
+    if getattr(value, "mask", False) is not False and np.ma.is_masked(value):
+        raise TypeError(f"{name} must have no masked entries, got {_shown(value)}")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from None
+    if array.dtype.kind == "c" and not complex_ok:
+        raise TypeError(f"{name} must be real, got an array of dtype {array.dtype}")
+    if array.dtype.kind not in "iufc":
+        raise TypeError(f"{name} must be an array of numbers, got {_shown(value)}")
+    return array, np.complex128 if array.dtype.kind == "c" else np.float64
 
 
 def _shape_matches(shape: tuple[int, ...], pattern: tuple[int | None, ...]) -> bool:

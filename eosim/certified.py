@@ -7,26 +7,30 @@ none. Asked for with ``certify=True``, of
 
 - `eosim.stability.critical_sharpness`, the threshold of a rule;
 - `eosim.stability.critical_lr` and `eosim.stability.growth_rate`, of the second moment of SGD;
-- `eosim.measure.sharpness`, the largest eigenvalue of a dense Hessian.
+- `eosim.measure.sharpness`, the largest eigenvalue of a Hessian that can be evaluated in balls.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from eosim._checks import Array
+from eosim._checks import Array, dense_fits
 
 __all__ = ["CannotCertify", "Enclosure"]
 
-# Our choice: bits of the balls, 38 digits; and of an elimination, which is repeated where they do not do.
+# Our choice: bits of the balls, 38 digits; and of those of an eigenvalue, which begins anew from the
+# floats with more of them where they do not do. The last undo any cancellation among floats.
 PRECISION = 128
-_ELIMINATION = (PRECISION, 4 * PRECISION)
+_RETRIES = (PRECISION, 4 * PRECISION, 20 * PRECISION)
+# Bytes of a ball that is an entry of an array, with its pointer.
+_BALL = 120
 # Our choice: brackets widen eightfold, up to this share of the size of what is enclosed.
 _WIDEST = 1e-6
 
@@ -85,6 +89,31 @@ def balls(matrix: Array) -> Any:
     return load_flint().arb_mat(*matrix.shape, matrix.ravel().tolist())
 
 
+def in_balls(value: Any) -> Any:
+    """A copy in which every float is a ball, exactly: of a number, array, mapping or dataclass.
+
+    Of a dataclass only the fields are copied: what it has computed from them was rounded.
+    """
+    import scipy.sparse
+
+    if value is None or isinstance(value, (int, str)):
+        return value
+    if isinstance(value, float):
+        return load_flint().arb(value)
+    if isinstance(value, Mapping):
+        return {key: in_balls(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray) or scipy.sparse.issparse(value):
+        dense_fits("data in balls", value.shape, "pass fewer samples", _BALL)
+        array = value if isinstance(value, np.ndarray) else value.toarray()
+        return np.array([load_flint().arb(x) for x in array.ravel().tolist()]).reshape(array.shape)
+    if not dataclasses.is_dataclass(value):
+        raise CannotCertify(f"a {type(value).__name__} returns floats of unknown rounding")
+    twin = object.__new__(type(value))
+    for field in dataclasses.fields(value):
+        object.__setattr__(twin, field.name, in_balls(getattr(value, field.name)))
+    return twin
+
+
 def floats(matrix: Any) -> Array:
     """The midpoints of a ball matrix."""
     entries = [float(entry.mid()) for entry in matrix.entries()]
@@ -92,14 +121,20 @@ def floats(matrix: Any) -> Array:
 
 
 def bracket(
-    guess: float, size: float, first: float, test: Callable[[float], bool | None]
+    name: str,
+    guess: float,
+    size: float,
+    first: float,
+    test: Callable[[float], bool | None],
+    reason: str,
 ) -> Enclosure:
     """Floats around the guess with ``test`` proved True at the lower one and False at the upper one.
 
-    The half-widths start at ``first``, or the last digit. A test is None where nothing is proved.
+    The half-widths start at ``first``, or the last digit. A test is None where nothing is proved;
+    where that is so in the widest bracket, CannotCertify gives the reason.
     """
     if not math.isfinite(guess):
-        raise CannotCertify(f"the value is not finite in floats: {guess!r}")
+        raise CannotCertify(f"{name} is not finite in floats: {guess!r}")
     ends = []
     for direction, wanted in ((-1, True), (1, False)):
         step = max(math.ulp(guess), first)
@@ -107,8 +142,8 @@ def bracket(
             step *= 8
             if not step <= max(_WIDEST * size, 1e-300):
                 raise CannotCertify(
-                    f"nothing is proved within {step:.0e} of {guess!r}: the matrix is too "
-                    "ill-conditioned, or the value not finite"
+                    f"{name} is near {guess!r}, but no bracket of half-width up to {step / 8:.0e} "
+                    f"is proved: {reason}"
                 )
         ends.append(end)
     return Enclosure(*ends)
@@ -125,46 +160,55 @@ def outward(ball: Any) -> Enclosure:
     return Enclosure(lower, upper)
 
 
-def positive_pivots(matrix: Any, shift: float) -> int | None:
-    r"""How many eigenvalues of a symmetric ball matrix exceed the shift; None if it is not proved.
+def enclose_eigenvalue(name: str, matrix: Callable[[], Any], index: int) -> Enclosure:
+    r"""The index-th largest eigenvalue of a symmetric ball matrix; it may be a multiple one.
 
-    The pivots of :math:`A - sI = LDL^\top` have the signs of its eigenvalues (Sylvester's inertia).
-    Clusters of eigenvalues near the shift take more bits.
+    ``matrix`` forms the balls, at the precision in force. With Q the rounded eigenvectors
+    :math:`Q^\top(A - sI)Q` has as many positive eigenvalues as :math:`A - sI` (Sylvester's inertia),
+    and is diagonal up to rounding: its elimination needs no pivoting, and errors do not grow.
     """
-    flint = load_flint()
-    identity = balls(np.eye(matrix.nrows()))
-    for bits in _ELIMINATION:
-        with flint.ctx.workprec(bits):
-            signs = _pivot_signs((matrix - shift * identity).tolist())
-        if 0 not in signs:
-            return signs.count(1)
-    return None
+    for bits in _RETRIES:
+        try:
+            with load_flint().ctx.workprec(bits):
+                return _enclose_eigenvalue(name, matrix(), index, bits)
+        except CannotCertify as refusal:
+            last = refusal
+    raise last
 
 
-def _pivot_signs(rows: list[list[Any]]) -> list[int]:
-    """Signs of the pivots of a symmetric matrix, up to the first one without a sign: 0."""
-    signs = []
+def _enclose_eigenvalue(name: str, matrix: Any, index: int, bits: int) -> Enclosure:
+    rounded = floats(matrix)
+    if not np.isfinite(rounded).all():
+        raise CannotCertify(f"{name} is of a matrix beyond the range of floats")
+    values, vectors = np.linalg.eigh(rounded)
+    basis, transposed = balls(vectors), balls(vectors.T)
+    image, gram = transposed * matrix * basis, transposed * basis
+
+    def reached(shift: float) -> bool | None:
+        above = positive_pivots((image - shift * gram).tolist())
+        return None if above is None else above >= index
+
+    place = len(values) - index, len(values) - index
+    guess = float((image[place] / gram[place]).mid())
+    size = float(np.abs(values).max())
+    reason = f"the eigenvalues around it are not told apart in balls of {bits} bits"
+    return bracket(name, guess, size, size * 2.0**-100, reached, reason)
+
+
+def positive_pivots(rows: list[list[Any]]) -> int | None:
+    r"""How many eigenvalues of a symmetric matrix are positive; None if it is not proved.
+
+    The pivots of :math:`LDL^\top` have the signs of the eigenvalues. Of the rows the lower triangle
+    is read, and overwritten.
+    """
+    positive = 0
     for k, row in enumerate(rows):
         pivot = row[k]
-        signs.append(int(pivot > 0) - int(pivot < 0))
-        if signs[-1] == 0:
-            break
+        if not (pivot > 0 or pivot < 0):
+            return None
+        positive += pivot > 0
         for i in range(k + 1, len(rows)):
             factor = rows[i][k] / pivot
             for j in range(k + 1, i + 1):
                 rows[i][j] -= factor * rows[j][k]
-    return signs
-
-
-def enclose_eigenvalue(matrix: Any, index: int) -> Enclosure:
-    """The index-th largest eigenvalue of a symmetric ball matrix; it may be a multiple one."""
-    rounded = floats(matrix)
-    vector = balls(np.linalg.eigh(rounded)[1][:, [-index]])
-    quotient = (vector.transpose() * matrix * vector)[0, 0] / (vector.transpose() * vector)[0, 0]
-
-    def reached(shift: float) -> bool | None:
-        count = positive_pivots(matrix, shift)
-        return None if count is None else count >= index
-
-    size = float(np.abs(rounded).max())
-    return bracket(float(quotient.mid()), size, size * 2.0**-100, reached)
+    return positive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -182,9 +183,9 @@ def compare(
         None if ``state`` is given.
     n_steps : int
     flows : mapping from names to flows, or flows, optional
-        For `GradientDescent` None stands for gradient flow, modified flows of order 2, 3 and 4,
-        principal flow, and principal flow with its first correction; for `HeavyBall` for its
-        principal flow.
+        With the rule's ``lr`` and ``momentum``, where they have them. For `GradientDescent` None
+        stands for gradient flow, modified flows of order 2, 3 and 4, principal flow, and principal
+        flow with its first correction; for `HeavyBall` for its principal flow.
     state : RunState, optional
         ``final_state`` of a run to go on from, for rules whose flows need a memory.
     every : int
@@ -382,6 +383,10 @@ def _check_flow(name: str, flow: Any, problem: Problem, rule: Rule) -> None:
             f"flows: {name} is a flow of {type(followed).__name__}, and the rule is "
             f"{type(rule).__name__}"
         )
+    for setting in ("lr", "momentum"):
+        wanted, got = getattr(rule, setting, None), getattr(flow, setting, None)
+        if wanted is not None and got is not None and not math.isclose(got, wanted):
+            raise ValueError(f"flows: {name} must have the rule's {setting}, {wanted}; got {got}")
     if flow.problem.dim != problem.dim:
         raise ValueError(
             f"flows: {name} is a {type(flow).__name__} on another problem, of dim "

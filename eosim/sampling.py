@@ -53,6 +53,10 @@ class BatchStream:
         integer("n_samples", self.n_samples, minimum=1)
         integer("batch_size", self.batch_size, minimum=1)
         choice("scheme", self.scheme, SCHEMES)
+        if self.batch_size > self.n_samples and self.scheme != "with_replacement":
+            raise ValueError(
+                f"batch_size must be at most n_samples = {self.n_samples}, got {self.batch_size}"
+            )
 
     def batches(self, start: int, stop: int) -> Iterator[Array]:
         """Index arrays of steps start, ..., stop - 1."""

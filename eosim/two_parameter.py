@@ -69,22 +69,25 @@ def parameters(z: Any, ntk: Any, eps: float, energy: float = 0.0) -> tuple[Array
     ------
     TypeError, ValueError
         If eps is not in (0, 1], or z and T_0 belong to no real parameters: with W = 2z + E these
-        have T_0 >= W and T_0 >= -eps W.
+        have T_0 >= W and T_0 >= -eps W, up to rounding.
     """
     eps = real_number("eps", eps, _EPS)
     energy = real_number("energy", energy)
     z = float_array("z", z)
     ntk = float_array("ntk", ntk, shape=z.shape)
-    form = 2 * z + energy
+    form, size = 2 * z + energy, 2 * np.abs(z) + abs(energy)
     x_squared = (ntk + eps * form) / (1 + eps)
     y_squared = (ntk - form) / (eps * (1 + eps))
-    lowest = min(x_squared.min(initial=0), y_squared.min(initial=0))
-    if lowest < 0:
-        raise ValueError(
-            "ntk must be at least W and -eps W with W = 2 z + energy, got a squared parameter of "
-            f"{lowest:.3g}"
-        )
-    return np.sqrt(x_squared), np.sqrt(y_squared)
+    for squared, terms in (
+        (x_squared, (ntk + eps * size) / (1 + eps)),
+        (y_squared, (ntk + size) / (eps * (1 + eps))),
+    ):
+        if (squared < -_ROUNDING * terms).any():
+            raise ValueError(
+                "ntk must be at least W and -eps W with W = 2 z + energy, got a squared parameter of "
+                f"{squared.min():.3g}"
+            )
+    return np.sqrt(np.maximum(x_squared, 0)), np.sqrt(np.maximum(y_squared, 0))
 
 
 def settle(
@@ -126,3 +129,5 @@ def settle(
 
 
 _EPS = Interval(0, 1, upper_closed=True)
+# Eight times the spacing of floats at 1: a parameter of 0 has reduced variables with six roundings.
+_ROUNDING = 8 * float(np.finfo(float).eps)

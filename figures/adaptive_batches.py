@@ -258,21 +258,19 @@ def _draw_parts(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     """All relative to full batches, over the noise factor; B grows to the right."""
     noise, (P, expected) = _noise(arrays)[:-1], _roots(arrays)
     ratio, sharpness = _medians(arrays, "ratio"), _medians(arrays, "sharpness")
+    # Where circle and square coincide, the circle is seen around the square.
     parts = (
-        ("1 / late ratio", BATCH_COLOR, "o", 1 / ratio),
-        ("size of P", _style.INK, "s", P),
-        (r"$\lambda_{\max}(H)$", _style.GREEN, "^", sharpness),
+        ("1 / late ratio", _style.points(BATCH_COLOR, size=6.5), 1 / ratio),
+        ("size of P", _style.points(_style.INK, size=2.8, marker="s"), P),
+        (r"$\lambda_{\max}(H)$", _style.points(_style.GREEN, size=4.2, marker="^"), sharpness),
     )
-    for _, color, marker, values in parts:
+    for _, look, values in parts:
         relative = np.median(values / values[:, -1:], axis=0)[:-1]
-        axes.plot(noise, relative, **_style.points(color, size=4.2, marker=marker))
+        axes.plot(noise, relative, **look)
     line = np.median(expected / P[:, -1:], axis=0)[:-1]
     axes.plot(noise, line, color=_style.INK, lw=1.2, zorder=1)
     axes.axhline(1, color=FULL_COLOR, lw=1.0, zorder=1)
-    handles = [
-        Line2D([], [], label=name, **_style.points(color, size=4.2, marker=marker))
-        for name, color, marker, _ in parts
-    ]
+    handles = [Line2D([], [], label=name, **look) for name, look, _ in parts]
     axes.legend(handles=handles, loc="upper right", handletextpad=0.2, labelspacing=0.3)
     _log(axes, (0.35, 160), [1.0, 3.0, 10.0, 30.0, 100.0])
     axes.set_xscale("log")

@@ -1,9 +1,9 @@
 r"""The central flow of RMSProp follows it at the edge into ever sharper regions, and to closed forms.
 
 Above: :math:`L = y x^2/2 - y`, whose sharpness y grows without end. RMSProp comes to the edge, where its
-preconditioned sharpness is 2, and stays: y grows tenfold by the rate lr per step. The central flow (Cohen,
-Damian, Talwalkar, Kolter & Lee 2024, arXiv 2410.24206) gives y to a part in ten thousand and the mean
-swing to 0.3 %, with the closed form (derived here; :math:`c_2 = (1-\beta_2)/\beta_2`)
+preconditioned sharpness is 2, and stays: y grows elevenfold by the rate lr per step. The central flow
+(Cohen, Damian, Talwalkar, Kolter & Lee 2024, arXiv 2410.24206) gives y to a part in ten thousand and the
+mean swing to 0.3 %, with the closed form (derived here; :math:`c_2 = (1-\beta_2)/\beta_2`)
 
 .. math:: \Sigma = \frac{\eta^2}{\tau^2}\left(1 + \frac{2\eta}{c_2 y}\right), \qquad \tau = 2
 
@@ -36,7 +36,7 @@ from eosim.flows import CentralFlow, StableFlow
 from figures import _style
 from figures._headline import Row
 
-# Our choice: a toy of two parameters whose sharpness grows tenfold at the edge.
+# Our choice: a toy of two parameters whose sharpness grows elevenfold at the edge.
 LR, BETA1, BETA2 = 0.01, 0.9, 0.99
 EDGES = {"rmsprop": 2.0, "adam": 2 * (1 + BETA1) / (1 - BETA1)}
 RULES = {
@@ -292,9 +292,11 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         8.1,
         "At the adaptive edge the central flow follows RMSProp, into sharper regions and to its rest",
         f"Above: $L = y x^2/2 - y$, $\\eta$ = {LR:g}, $\\beta_1$ = {BETA1:g} (Adam), $\\beta_2$ = "
-        f"{BETA2:g}, from $x$ = {DISPLACEMENT:g}, $y$ = {SHARPNESS:g}; ratio {BEGIN:g} at the start. "
-        f"Below: $w^\\top H w/2$, $\\eta$ = {QUADRATIC_LR:g}, $\\beta_2$ = 0.99, 0.99, 0.999.\nPoints: "
-        "runs; lines: central flow; dashed: closed forms. $Z = 4\\Sigma/\\eta^2$ of runs: over the second "
+        f"{BETA2:g}, from $x$ = $10^{{{np.log10(DISPLACEMENT):.0f}}}$, $y$ = {SHARPNESS:g}; "
+        f"ratio {BEGIN:g} at the start. Below: $w^\\top H w/2$, $\\eta$ = {QUADRATIC_LR:g}, "
+        "$\\beta_2$ = 0.99, 0.99, 0.999.\nPoints: "
+        "runs; lines: central flow; dashed: closed forms, $c_2 = (1-\\beta_2)/\\beta_2$. "
+        "$Z = 4\\Sigma/\\eta^2$ of runs: over the second "
         f"half of {', '.join(f'{int(n):,}' for n in arrays['quadratic_steps'])} steps. Own settings.",
     )
     handles = [
@@ -312,7 +314,7 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         columnspacing=2.0,
         bbox_to_anchor=(0.1 / 11.6, 1 - 0.42 / 8.1),
     )
-    edges = _style.margins(figure, left=0.75, right=0.25, top=1.28, bottom=1.05)
+    edges = _style.margins(figure, left=0.75, right=0.4, top=1.28, bottom=1.05)
     grid = figure.add_gridspec(2, 3, wspace=0.27, hspace=0.5, **edges)
     _draw_ratio(figure.add_subplot(grid[0, 0]), arrays)
     _draw_sharpness(figure.add_subplot(grid[0, 1]), arrays)
@@ -331,6 +333,11 @@ def _last(arrays: dict[str, np.ndarray]) -> int:
     return int(arrays["step"][-1])
 
 
+def _growth(arrays: dict[str, np.ndarray]) -> float:
+    """Of RMSProp's raw sharpness, end over start."""
+    return float(arrays["rmsprop_y"][_last(arrays)] / arrays["rmsprop_y"][0])
+
+
 def _draw_ratio(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     shown = np.unique(np.geomspace(20, _last(arrays), 90).astype(int))
     for name in ("adam", "rmsprop"):
@@ -338,7 +345,7 @@ def _draw_ratio(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
         axes.plot(shown, arrays[f"{name}_ratio"][shown], **look)
         axes.plot(arrays["step"], arrays[f"{name}_flow_ratio"], color=COLORS[name], lw=1.4)
     axes.plot(arrays["stable_step"], arrays["stable_ratio"], color=STABLE, lw=1.4)
-    axes.text(165, 1.75, f"stable flow:\n{arrays['stable_status']}", fontsize=8, color=STABLE)
+    axes.text(165, 1.75, "without oscillation\n(stable flow): leaves", fontsize=8, color=STABLE)
     axes.set_xscale("log")
     axes.set_xlim(18, 1.15 * _last(arrays))
     axes.set_ylim(0.4, 2.0)
@@ -348,7 +355,7 @@ def _draw_ratio(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     axes.set_xlabel("step")
     axes.set_title("Ratio to the edge", pad=_style.SUBTITLE_PAD)
     _style.subtitle(axes, "momentum makes Adam's ratio cycle")
-    axes.set_ylabel(r"$\lambda_{\max}(P^{-1}H)\,/\,\tau$")
+    axes.set_ylabel(r"$\lambda_{\max}(P^{-1}H)\,/\,\tau$   1 at the edge")
 
 
 def _draw_sharpness(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
@@ -364,13 +371,13 @@ def _draw_sharpness(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     shown = frozen[::200]
     look = _style.points(FROZEN, marker="s", size=3)
     axes.plot(FROZEN_AT + shown, arrays["frozen_y"][shown], **look)
-    text = f"RMSProp, $\\nu$ frozen\nat step {FROZEN_AT}: blocked"
+    text = f"preconditioner frozen\nat step {FROZEN_AT}: blocked"
     axes.text(FROZEN_AT + FROZEN_STEPS + 500, 27, text, fontsize=8, color=FROZEN, va="center")
     axes.set_xlim(-0.02 * last, 1.02 * last)
     axes.set_ylim(0, 230)
     axes.xaxis.set_major_locator(FixedLocator([0, 5000, 10000, 15000, 20000]))
     axes.set_title("Raw sharpness", pad=_style.SUBTITLE_PAD)
-    _style.subtitle(axes, "it grows tenfold at the edge")
+    _style.subtitle(axes, f"it grows {_growth(arrays):.0f}-fold at the edge")
     axes.set_xlabel("step")
     axes.set_ylabel("$y$")
 
@@ -410,7 +417,7 @@ _TITLES = {
     "negative": "$H$ = [[4, −2], [−2, 2]]",
     "frustrated": "Frustrated: −1 between three",
 }
-_ENTRIES = (_style.BLUE, _style.ORANGE, _style.GREEN)
+_ENTRIES = ("#00395a", COLORS["rmsprop"], "#6cb5e0")  # RMSProp's colour, dark to light
 
 
 def _draw_quadratic(axes: Axes, arrays: dict[str, np.ndarray], name: str) -> None:
@@ -424,7 +431,17 @@ def _draw_quadratic(axes: Axes, arrays: dict[str, np.ndarray], name: str) -> Non
             arrays[f"{name}_flow_step"], arrays[f"{name}_flow_P"][:, index], color=color, lw=1.4
         )
         run = arrays[f"{name}_P"][steps, index]
-        axes.plot(steps, run, **_style.points(color, marker="oDs"[index], size=3))
+        axes.plot(steps, run, **_style.points(color, marker=MARKERS["rmsprop"], size=3))
+        axes.annotate(
+            f"$P_{index + 1}$",
+            (1, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=color,
+        )
     low, high = closed.min(), arrays[f"{name}_P"].max()
     axes.set_ylim(low - 0.35 * (high - low), high + 0.1 * (high - low))
     axes.set_xlim(-0.02 * shown, 1.02 * shown)

@@ -251,8 +251,9 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         f"{task}full batches; Adam with $\\beta_1$ = 0.9, $\\beta_2$ = {_digits_network.BETA2:g}, "
         f"$\\epsilon$ = {_digits_network.EPS:g}, seed {seeds[0]}"
         + (f" (pale lines: {', '.join(map(str, seeds[1:]))}).\n" if len(seeds) > 1 else ".\n")
-        + r"Ratio: $\lambda_{\max}(P^{-1}H)$ over $38/\eta$, where a frozen quadratic loses stability. Raw "
-        r"sharpness: $\lambda_{\max}(H)$. H is of all samples.",
+        + r"P: the preconditioner $\sqrt{\nu} + \epsilon$ of the step, with bias corrections. Ratio: "
+        r"$\lambda_{\max}(P^{-1}H)$ over $38/\eta$, where a quadratic loses stability if P is held fixed. "
+        r"Raw sharpness: $\lambda_{\max}(H)$. H is of all samples.",
     )
     grid = figure.add_gridspec(
         2,
@@ -278,7 +279,7 @@ _TITLES = {
     "ratio": (
         "Ratio to the edge",
         r"largest eigenvalue of $P^{-1}H$, over $38/\eta$",
-        "both come to rest at the edge",
+        "live and frozen at the edge both rest at it",
     ),
     "sharpness": (
         "Raw sharpness",
@@ -309,7 +310,17 @@ def _draw_runs(axes: Axes, arrays: dict[str, np.ndarray], names: list[str], key:
     axes.set_xlim(-0.02 * last, 1.02 * last)
     axes.set_xlabel("$k$   step")
     if is_comparison and key != "loss":
-        axes.axvline(arrays["frozen_step"][0], color=FROZEN, lw=0.8, ls=(0, (1, 1.5)))
+        stop = arrays["frozen_step"][0]
+        axes.axvline(stop, color=FROZEN, lw=0.8, ls=(0, (1, 1.5)))
+        axes.annotate(
+            "P frozen from here",
+            (stop, 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, 4),
+            textcoords="offset points",
+            fontsize=7.5,
+            color=FROZEN,
+        )
     if key == "loss":
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(NullLocator())

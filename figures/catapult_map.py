@@ -251,6 +251,22 @@ def _draw_phases(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     axes.text(0.6, 0.35, "impossible: $w > a^2/4$", fontsize=7.5, color=_style.QUIET)
     axes.text(1.94, -7.7, "$a = 2 + w$", ha="right", fontsize=8)
     axes.text(3.94, -7.7, "$a = 4$", ha="right", fontsize=8)
+    _note(axes, (2.15, -2.35), "a later\nstep raises\nthe loss", (2.75, -1.6), (3.55, 0.4))
+    # See EDGE_W.
+    _note(axes, (0.65, -1.95), "slow at $w = 1$:\nundecided", (1.3, -1.45), (2.2, 0.0))
+    _note(axes, (2.1, -5.6), "undecided:\nruns pass\nnear $w = 1$", (2.85, -5.0), (3.08, -4.55))
+
+
+def _note(
+    axes: Axes,
+    at: tuple[float, float],
+    text: str,
+    start: tuple[float, float],
+    end: tuple[float, float],
+) -> None:
+    """Words, and a thin line to what they are about."""
+    axes.text(*at, text, va="center", fontsize=7.5, linespacing=1.4)
+    axes.plot(*zip(start, end, strict=True), color=_style.INK, lw=0.7)
 
 
 def _draw_label(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
@@ -279,6 +295,7 @@ def _draw_label(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
         (0.2, 1.58, r"$2\,|\epsilon + Y| > a$", {"color": _style.QUIET}),
     ):
         axes.text(x, y, text, fontsize=8, linespacing=1.4, **look)
+    _note(axes, (0.12, -1.55), "a later step\nraises the loss", (1.1, -1.3), (1.62, -0.8))
     axes.set_ylabel("$Y$   label", labelpad=2)
 
 

@@ -191,6 +191,8 @@ MODELS = {
     ),
 }
 HEURISTIC = ("effective",)
+# The names of second bounds; the first is of the largest NTK at a given weight norm.
+SECOND = {"effective": "heuristic", "active": "as units only ever die"}
 UNLABELLED = ("quadratic", "bias", "half", "three_quarters")
 QUANTITIES = ("final", "norm", "loss", "growth")
 
@@ -334,11 +336,13 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         "Six catapulted models: none diverges below its proved bound, and most converge well beyond it",
         "After figures 1, 4, 6, 2, 8 and 10 of Meltzer & Liu 2023 (as numbered in their notebook): "
         "same models, data, rates and numbers of steps, other draws; medians of "
-        f"{n_seeds} seeds. Pale: range of\na bound over them. Bounds are proved for label 0, with labels "
-        "until the loss is of their order. Weight norm over its start (there: over the number of "
-        "parameters). Curve: one datum, label 0.",
+        f"{n_seeds} seeds. Pale: range of\na bound over them. Bound: gradient descent converges for "
+        r"$\eta < 4\,/\,C|\theta_0|^2$ if the NTK is at most $C|\theta|^2$ at every $\theta$ (with bias "
+        "another norm); proved for label 0, with labels until the loss is of their\norder. Heuristic: "
+        "residuals stay along the top eigenvector of the NTK. N parameters, n units. Weight norm over "
+        "its start (there: over N). Curve: two-layer linear net, one datum, label 0.",
     )
-    edges = _style.margins(figure, left=0.7, right=0.25, top=1.38, bottom=1.02)
+    edges = _style.margins(figure, left=0.7, right=0.25, top=1.38, bottom=1.17)
     _draw_legend(figure)
     grid = figure.add_gridspec(2, 3, wspace=0.2, hspace=0.36, **edges)
     for index, name in enumerate(MODELS):
@@ -362,9 +366,9 @@ def _draw_legend(figure: Figure) -> None:
         Line2D([], [], label="median", **_style.points(COLOR)),
         Line2D([], [], label="one seed", **_seed()),
         Line2D([], [], label="diverges (larger: more seeds)", **hollow),
-        Line2D([], [], label="dies", **_cross()),
-        Line2D([], [], color=_style.INK, lw=1.2, label=r"closed form of $\psi^2 = s^2 I$"),
-        Line2D([], [], label="edge, 2", **EDGE),
+        Line2D([], [], label="all units die", **_cross()),
+        Line2D([], [], color=_style.INK, lw=1.2, label="closed form, linear net"),
+        Line2D([], [], label="edge of stability", **EDGE),
         Line2D([], [], color=PROVED, lw=1.4, label="proved bound"),
         Line2D([], [], color=HEURISTIC_COLOR, lw=1.4, ls=(0, (1, 1.2)), label="heuristic bound"),
     ]
@@ -427,12 +431,12 @@ def _draw_final(axes: Axes, arrays: dict[str, np.ndarray], name: str) -> None:
         dead = _dead(arrays).sum(axis=0).max()
         text = f"up to {dead} of {len(arrays['relu_ntk'])}\ndie: $L = y^2/2$"
         axes.text(2.14, 0.13, text, fontsize=7.5, va="center", linespacing=1.5)
-    names = ["Ω" if kind == "omega" else kind for kind in model.bounds]
-    names[0] += " bound"
-    medians = np.median(arrays[f"{name}_bound"], axis=0)
-    bounds = ", ".join(f"{text} {value:.2f}" for text, value in zip(names, medians, strict=True))
+    first, *others = np.median(arrays[f"{name}_bound"], axis=0)
+    bounds = f"bound {first:.2f}"
+    for kind, value in zip(model.bounds[1:], others, strict=True):
+        bounds += f", {SECOND[kind]} {value:.2f}"
     axes.set_title(model.title, pad=_style.SUBTITLE_PAD)
-    _style.subtitle(axes, f"after figure {model.number}: {model.size}; {bounds}")
+    _style.subtitle(axes, f"figure {model.number}: {model.size}; {bounds}")
     axes.set_ylim(-0.15, 2.38)
     axes.yaxis.set_major_locator(FixedLocator([0, 0.5, 1, 1.5, 2]))
     axes.tick_params(labelbottom=False)

@@ -438,13 +438,13 @@ def _draw_network(panels: list[Axes], case: str, arrays: dict[str, np.ndarray]) 
     top.set_title(_TITLES[case], pad=_style.SUBTITLE_PAD)
     _style.subtitle(top, _LOSSES[case])
     _style.subtitle(middle, _RATIOS[case])
-    gains = " and ".join(f"{_gain(arrays, case, name)[-1]:.0f}" for name in flows[1:])
-    _style.subtitle(bottom, f"distance: {gains} times smaller at the end")
+    gains = ", ".join(f"{name} {_gain(arrays, case, name)[-1]:.0f}×" for name in flows[1:])
+    _style.subtitle(bottom, f"distance: {gains} smaller at the end")
     if "central" not in flows:
         middle.text(
             0.98,
             0.03,
-            "central flow: with --full",
+            "central flow: not computed here",
             transform=middle.transAxes,
             ha="right",
             fontsize=7.5,

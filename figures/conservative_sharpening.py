@@ -208,7 +208,7 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         f"$\\sigma$ = {MODE_SIGMA:g}; {pairs} pairs Q, −Q at B = 6, 3, 2, 1. Below: n = {N_DATA}, "
         f"P = {N_PARAMETERS}, $\\sigma$ = {POWER_SIGMA:g} (outliers) and {BULK_SIGMA:g} (bulk); means "
         f"over\n{n_seeds} seeds, the same problems at every B; diverged and left out: {lost or 'none'}. "
-        f"Bars: {BARS:g} standard errors.",
+        f"Bars: {BARS:g} standard errors (SE).",
     )
     edges = _style.margins(figure, left=0.78, right=0.25, top=0.98, bottom=1.02)
     grid = figure.add_gridspec(2, 3, wspace=0.3, hspace=0.55, **edges)
@@ -345,7 +345,7 @@ def _draw_bulk(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
 def _draw_pairs(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     """Differences seed by seed, with their mean."""
     cases = [
-        (f"{NAMES[name]}\nB = {FULL}, {size}", _damping(arrays, name, size)[:, record], size)
+        (f"{NAMES[name]}\nB = {FULL} minus {size}", _damping(arrays, name, size)[:, record], size)
         for name, size, record in (
             ("power", SMALL, -1),
             ("power", SMALLEST, -1),
@@ -369,7 +369,7 @@ def _draw_pairs(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
         ink = {"color": _style.INK, "marker": "o"}
         _bars(axes, place + 0.36, difference.mean(), error, ink, 4.5)
         axes.annotate(
-            f"t = {_paired_t(difference):.1f}".replace("-", "−"),
+            f"mean {_paired_t(difference):.1f} SE".replace("-", "−"),
             (place, 1),
             xycoords=("data", "axes fraction"),
             xytext=(0, -4),
@@ -385,5 +385,6 @@ def _draw_pairs(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: cases[round(value)][0]))
     axes.grid(visible=False, axis="x")
     axes.yaxis.set_major_formatter(FuncFormatter(_percent))
-    axes.set_title("Full less small batches, seed by seed", pad=_style.SUBTITLE_PAD)
-    _style.subtitle(axes, f"outliers: after {POWER_STEPS} steps, bulk: after {EARLY}; black: mean")
+    axes.set_ylabel("growth at full batches − at small")
+    axes.set_title("The difference, seed by seed", pad=_style.SUBTITLE_PAD)
+    _style.subtitle(axes, f"after {POWER_STEPS} steps (bulk: {EARLY}); black: mean")

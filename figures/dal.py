@@ -57,12 +57,12 @@ COLORS = {
     0.5: _style.VERMILLION,
     0.75: _style.ORANGE,
     1.0: _style.BLUE,
-    1.25: _style.SKY,
+    1.25: "#8a4b12",  # brown
     1.5: _style.SKY,
     2.0: _style.GREEN,
     3.0: _style.PURPLE,
 }
-MARKERS = {0.5: "v", 0.75: "<", 1.0: "o", 1.25: "D", 1.5: "D", 2.0: "^", 3.0: "P"}
+MARKERS = {0.5: "v", 0.75: "<", 1.0: "o", 1.25: ">", 1.5: "D", 2.0: "^", 3.0: "P"}
 
 
 def load_problem() -> tuple[eosim.Perceptron, np.ndarray, np.ndarray]:
@@ -217,7 +217,10 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
     figure = _style.canvas(
         11.0,
         7.6,
-        "Without any tuning DAL finds the edge of stability; its exponent decides what happens there",
+        "Without any tuning the drift-adjusted rate (DAL) finds the edge of stability; its exponent "
+        "decides what happens there",
+        "DAL-$p$ takes the rate $h = 2/v^p$, $v = |Hg|/|g|$, anew at every step ($g$ gradient, $H$ "
+        "Hessian); the edge of stability is $h\\lambda_1 = 2$.\n"
         f"Digits: tanh network 64-{HIDDEN}-10, square loss, {N_TRAINED} of scikit-learn's digits "
         f"to train on, 1297 held out; {n_steps} steps from {n_seeds} random starts (own settings). "
         "Curves: the first start.",
@@ -226,7 +229,7 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         2,
         1,
         hspace=0.52,
-        **_style.margins(figure, left=0.78, right=0.3, top=1.0, bottom=0.92),
+        **_style.margins(figure, left=0.78, right=0.3, top=1.0, bottom=1.06),
     )
     upper = grid[0].subgridspec(1, 3, wspace=0.32)
     lower = grid[1].subgridspec(1, 2, wspace=0.25)
@@ -266,7 +269,7 @@ def _draw_quadratic(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
 def _names(p: float | None) -> tuple[str, str, str, str]:
     """Key, label, colour and marker of a drawn run; None is the fixed rate."""
     if p is None:
-        return f"fixed_{DRAWN_RATE:g}", f"rate {DRAWN_RATE:g}", _style.QUIET, "s"
+        return f"fixed_{DRAWN_RATE:g}", f"fixed rate {DRAWN_RATE:g}", _style.QUIET, "s"
     return f"dal_{p:g}", f"$p = {p:g}$", COLORS[p], MARKERS[p]
 
 
@@ -290,7 +293,7 @@ def _draw_loss(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
 
 def _draw_sharpness(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     axes.set_title("Digits: sharpness", pad=_style.SUBTITLE_PAD)
-    _style.subtitle(axes, "times the rate of the step")
+    _style.subtitle(axes, f"times the rate of the step; grey: fixed rate {DRAWN_RATE:g}")
     axes.axhline(2, color=_style.QUIET, lw=0.9, ls=(0, (4, 3)))
     for p in _DRAWN:
         name, _, color, marker = _names(p)
@@ -331,7 +334,7 @@ def _error_axis(axes: Axes) -> None:
 
 def _draw_summary(above: Axes, below: Axes, arrays: dict[str, np.ndarray]) -> None:
     above.set_title("Stability, and test performance at the end", pad=_style.SUBTITLE_PAD)
-    _style.subtitle(above, "every random start; open points: diverged")
+    _style.subtitle(above, "every random start; open points diverge")
     looks = [(f"dal_{p:g}", f"{p:g}", COLORS[p], MARKERS[p]) for p in EXPONENTS]
     looks += [(f"fixed_{h:g}", f"{h:g}", _style.QUIET, "s") for h in RATES]
     places = [*range(len(EXPONENTS)), *(len(EXPONENTS) + 0.6 + np.arange(len(RATES)))]
@@ -353,10 +356,10 @@ def _draw_summary(above: Axes, below: Axes, arrays: dict[str, np.ndarray]) -> No
     above.tick_params(labelbottom=False)
     below.set_xticklabels([label for _, label, _, _ in looks])
     above.set_yscale("log")
-    above.set_ylim(0.93, top)
+    above.set_ylim(0.93, 1.5 * top)
     above.yaxis.set_major_locator(FixedLocator([1, 2, 4, top]))
     above.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: "no end" if value == top else f"{value:g}×")
+        FuncFormatter(lambda value, _: "diverged" if value == top else f"{value:g}×")
     )
     above.yaxis.set_minor_locator(NullLocator())
     above.set_ylabel("largest rise\nof the loss")

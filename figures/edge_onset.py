@@ -278,7 +278,8 @@ def _draw_errors(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
         for value, filled in zip(values, (True, False), strict=True):
             look = _style.points(kind.color, marker=kind.marker, filled=filled, size=6.5)
             axes.plot([value], [place], **look)
-    axes.set_yticks(list(places), [KINDS[name].label.split(" (")[0] for name in ORDER])
+    labels = [KINDS[name].label.split(" (")[0].replace(", ", ",\n") for name in ORDER]
+    axes.set_yticks(list(places), labels)
     axes.set_ylim(len(ORDER) - 0.5, -0.5)
     axes.set_xscale("log")
     axes.set_xlim(0.05, 20)

@@ -54,6 +54,7 @@ COSINE_FLOWS = ("gradient", "order2", "order3", "order4", "principal")
 CURVE_STEPS = {"valley": 10, "cosine": 13}
 DENSITY = 20
 RTOL, ATOL = 1e-10, 1e-14
+BLOWN_UP = ("DIVERGED", "STALLED")  # it grew too large, or too fast for the integrator
 
 
 def compute(quick: bool) -> dict[str, np.ndarray]:
@@ -158,7 +159,7 @@ def headline(arrays: dict[str, np.ndarray]) -> list[Row]:
         rows.append(Row(f"saddle: {_flows.KINDS[name].label}, factor", 1.0, 0.0, factor, "at most"))
     iterates, principal = arrays["cosine_iterates"][:, 0], arrays["cosine_principal"][:, 0]
     gap = np.abs(principal[1:6] - iterates[1:6]) / np.abs(iterates[1:6])
-    ended = str(arrays["cosine_principal_status"]) in ("DIVERGED", "STALLED")
+    ended = str(arrays["cosine_principal_status"]) in BLOWN_UP
     largest = max(np.abs(arrays[f"cosine_{name}"][-1]).max() for name in COSINE_FLOWS[:-1])
     rows += [
         Row("1 - cos x: the 2-cycle", 0.748987, 5e-7, float(arrays["cosine_cycle"])),
@@ -205,6 +206,13 @@ def _descent(axes: Axes, x: Any, y: Any, **keywords: Any) -> None:
     axes.plot(x, y, **_style.points(_style.GRADIENT_DESCENT, size=5, **keywords), zorder=4)
 
 
+def _ending(arrays: dict[str, np.ndarray], case: str) -> str:
+    """How the principal flow ends, and where."""
+    blown = str(arrays[f"{case}_principal_status"]) in BLOWN_UP
+    last = len(arrays[f"{case}_principal"]) - 1
+    return f"the principal flow {'blows up' if blown else 'ends'} after iterate {last}"
+
+
 def _draw_plane(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     axes.set_title("Sharp minimum", pad=_style.SUBTITLE_PAD)
     _style.subtitle(
@@ -243,9 +251,7 @@ def _draw_plane(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
 
 def _draw_minimum(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     axes.set_title("Sharp minimum: distance across", pad=_style.SUBTITLE_PAD)
-    status = str(arrays["valley_principal_status"])
-    last = len(arrays["valley_principal"]) - 1
-    _style.subtitle(axes, f"the principal flow ended {status} after iterate {last}")
+    _style.subtitle(axes, _ending(arrays, "valley") + "; open points grow")
     z, start = _valley_z(), VALLEY_START[0]
     problem = eosim.Quadratic([[z]])
     shown = np.arange(25)
@@ -272,9 +278,7 @@ def _draw_minimum(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
 
 def _draw_saddle(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     axes.set_title("Saddle: distance along the way out", pad=_style.SUBTITLE_PAD)
-    _style.subtitle(
-        axes, r"$h\lambda = -2.5$; orders 2 and 4 would turn back, and return LEFT_RANGE"
-    )
+    _style.subtitle(axes, r"$h\lambda = -2.5$; orders 2 and 4 would turn back: they stop at once")
     steps = np.arange(SADDLE_STEPS + 1)
     for name in SADDLE_FLOWS:
         kind = _flows.KINDS[name]
@@ -298,16 +302,14 @@ def _draw_saddle(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     axes.set_xlabel("$k$   iterate")
     axes.set_ylabel("$|x|$")
     for y, name in ((5e-7, "order2"), (1e-8, "order4")):
-        kind, status = _flows.KINDS[name], str(arrays[f"saddle_{name}_status"])
-        text = f"order {name[-1]}: {status} at the start (line: closed form)"
+        kind, reached = _flows.KINDS[name], len(arrays[f"saddle_{name}"]) - 1
+        text = f"order {name[-1]}: stops at iterate {reached} (line: its closed form)"
         axes.text(SADDLE_STEPS, y, text, ha="right", fontsize=7.5, color=kind.color)
 
 
 def _draw_cosine(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     axes.set_title(r"$1 - \cos x$: gradient descent saturates", pad=_style.SUBTITLE_PAD)
-    status = str(arrays["cosine_principal_status"])
-    last = len(arrays["cosine_principal"]) - 1
-    _style.subtitle(axes, f"the principal flow ended {status} after iterate {last}")
+    _style.subtitle(axes, _ending(arrays, "cosine"))
     cycle = float(arrays["cosine_cycle"])
     for level in (-cycle, cycle):
         axes.axhline(level, color=_style.GRADIENT_DESCENT, lw=0.9, ls=(0, (5, 2)))

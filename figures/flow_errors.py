@@ -259,5 +259,5 @@ def _draw_constants(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     axes.set_ylabel("|measured / theory − 1|")
     axes.set_title("Leading constant", pad=_style.SUBTITLE_PAD)
     _style.subtitle(axes, "drift / $h^p$ at the finest $h$, extrapolated to 0")
-    _style.bound(axes, CONSTANT_TOLERANCE, 1.55, "headline bound")
+    _style.bound(axes, CONSTANT_TOLERANCE, 0.75, f"largest error accepted at {LEVELS}")
     axes.legend(loc="upper right", fontsize=7.5, handletextpad=0.2, labelspacing=0.6)

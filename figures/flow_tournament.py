@@ -1,4 +1,4 @@
-r"""At the edge no flow does it all: the principal flow follows iterates, others only their averages.
+r"""At the edge no flow does it all: edge and central flow give averages, the principal flow some iterates.
 
 Flows of two kinds run beside gradient descent on four problems, and beside RMSProp and Adam on a fifth.
 Some claim to pass through the iterates: gradient flow, modified flow, principal flow. The others claim
@@ -19,6 +19,7 @@ Hessian that they take.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +56,10 @@ RTOL, ATOL = 1e-6, 1e-9
 SWINGING = 0.01
 # Our choice: a median error below the first counts as followed, below the second as roughly.
 FOLLOWED, ROUGHLY = 0.1, 0.5
+# Our choice: errors that are below the first, or within the second of the best, are not told apart.
+TIED, CLOSE = 0.01, 1.05
 JUDGED = ("iterates", "centre", "loss", "swing")
+NOTHING = np.full(len(JUDGED), np.nan)  # of a flow that does not follow the rule
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Entrant:
     line: Any
     make: Callable[[Any, Any], Any]
     adaptive: bool  # whether it follows RMSProp and Adam
+    width: float = 1.5
 
 
 _DASHED, _DOTTED = (0, (5, 2)), (0, (1.2, 1.6))
@@ -100,6 +105,7 @@ ENTRANTS = {
         "-",
         lambda problem, rule: RodFlow(problem, rule, n_modes=RODS),
         True,
+        width=2.6,  # the edge flow often lies on it
     ),
     "edge": Entrant(
         "edge flow",
@@ -116,6 +122,7 @@ class Match:
     """A problem with a rule, how long both run, and what its panel shows."""
 
     title: str
+    short: str
     steps: tuple[int, int]  # quick, full
     every: tuple[int, int]
     window: int
@@ -124,12 +131,12 @@ class Match:
 
 
 MATCHES = {
-    "valley": Match("Valley", (400, 1500), (20, 20), 2, "loss", logarithmic=True),
-    "bowl": Match("Sharp bowl", (30, 60), (1, 1), 2, "loss", logarithmic=True),
-    "quartic": Match("Quartic", (100, 400), (4, 4), 2, "oscillation"),
-    "network": Match("Network", (40, 300), (4, 10), 2, "loss"),
-    "rmsprop": Match("RMSProp", (400, 2000), (20, 40), ADAPTIVE_WINDOW, "oscillation"),
-    "adam": Match("Adam", (160, 1000), (20, 40), ADAPTIVE_WINDOW, "oscillation"),
+    "valley": Match("Valley", "valley", (400, 1500), (20, 20), 2, "loss", logarithmic=True),
+    "bowl": Match("Sharp bowl", "bowl", (30, 60), (1, 1), 2, "loss", logarithmic=True),
+    "quartic": Match("Quartic", "quartic", (100, 400), (4, 4), 2, "oscillation"),
+    "network": Match("Network", "network", (40, 300), (4, 10), 2, "loss"),
+    "rmsprop": Match("RMSProp", "RMSProp", (400, 2000), (20, 40), ADAPTIVE_WINDOW, "oscillation"),
+    "adam": Match("Adam", "Adam", (160, 1000), (20, 40), ADAPTIVE_WINDOW, "oscillation"),
 }
 
 
@@ -231,7 +238,7 @@ def _errors(found: eosim.Comparison, entrant: str) -> np.ndarray:
     judged = np.flatnonzero(square >= SWINGING * square.max())
     judged = judged[judged < len(found.flows[entrant])]
     if len(judged) == 0:
-        return np.full(len(JUDGED), np.nan)
+        return NOTHING
     theta = found.iterates["theta"][found.at]
     moved = np.maximum.accumulate(np.linalg.norm(theta - theta[0], axis=1))
     errors = [
@@ -335,38 +342,58 @@ def headline(arrays: dict[str, np.ndarray]) -> list[Row]:
     return rows
 
 
-# Inches: the column of names, a column per match, the panels on top, and rows of the table below.
-NAMES, COLUMN, PANEL, LINE = 1.72, 1.53, 1.65, 0.455
-TABLE_TOP, RIGHT = 3.12, 0.26
-TILE, STEP = 0.165, 0.19
-SYMBOLS = (r"$\theta$", "$c$", "$L$", r"$\Sigma$")
+# Inches: the column of names, the height of a panel and of a row, a tile, the gap between groups.
+NAMES, PANEL, LINE, TILE, GAP = 1.95, 1.75, 0.33, 0.37, 0.2
+GROUPS, TABLE = 4 * (len(MATCHES) * TILE + GAP), len(ENTRANTS) * LINE
+COSTS, BOTTOM, HEADER = 0.72, 0.95, 1.02
+PANELS = ("valley", "bowl", "network", "rmsprop")
+QUESTIONS = {
+    "iterates": ("Iterates", r"$\theta_k$ themselves"),
+    "centre": ("Centre", "of the swing"),
+    "loss": ("Mean loss", "over the swing"),
+    "swing": ("Size of the swing", "its mean square"),
+}
+ENDINGS = {
+    "LEFT_RANGE": "undefined",
+    "DIVERGED": "diverges",
+    "STALLED": "blows up",
+    "BUDGET_SPENT": "too costly",
+}
 LEVELS = (("#0072b2", "white"), ("#b9dcf2", _style.INK), ("white", _style.QUIET))
+LEVEL_NAMES = (f"off by < {100 * FOLLOWED:g} %", f"off by < {100 * ROUGHLY:g} %", "off by more")
 
 
 @_style.styled
 def draw(arrays: dict[str, np.ndarray]) -> Figure:
-    """A panel per match over its column of the table."""
-    width = NAMES + len(MATCHES) * COLUMN + RIGHT
-    height = TABLE_TOP + len(ENTRANTS) * LINE + 0.78
+    """Four matches as curves; below, who answers which question in all six."""
+    width = NAMES + GROUPS + COSTS + 0.12
+    height = 1.02 + PANEL + 0.62 + HEADER + TABLE + BOTTOM
     figure = _style.canvas(
         width,
         height,
-        "At the edge no flow does it all: the principal flow follows iterates, others only their averages",
-        "Own settings. Valley: $yx^2/2 + (y-104)^2/2$, $h = 0.02$; sharp bowl: $h\\lambda = 2.2$ and 0.3; "
-        "quartic: $h\\lambda = 2.1$ at its minimum, 2-cycle; network: 25 parameters, at its edge; RMSProp "
-        "and Adam: $yx^2/2 - y$, whose\ncurvature rises for ever. Averages over 2 steps, for RMSProp and "
-        f"Adam {ADAPTIVE_WINDOW}. Medians over the iterates that swing; solved to {RTOL:g}.".replace(
-            "1e-06", "$10^{-6}$"
-        ),
+        "At the edge no flow does it all: edge and central flow give averages, only the principal flow "
+        "gives iterates, on a quadratic",
+        textwrap.fill(_reading(arrays), 235) + "\n"
+        "Own settings. Valley: $yx^2/2 + (y-104)^2/2$, $h = 0.02$; sharp bowl: quadratic, "
+        "$h\\lambda = 2.2$ and 0.3; quartic: $h\\lambda = 2.1$ at its minimum; network: 25 "
+        "parameters, at its edge; RMSProp and Adam:\n$yx^2/2 - y$, whose curvature rises for ever. "
+        "Averages over 2 steps, for RMSProp and "
+        f"Adam {ADAPTIVE_WINDOW}. Solved to $10^{{{np.log10(RTOL):.0f}}}$. Cost per step on the network: "
+        "gradients and products with the Hessian.",
     )
-    for index, name in enumerate(MATCHES):
-        left = NAMES + index * COLUMN
-        panel = (left + 0.34, height - 0.95 - PANEL, COLUMN - 0.5, PANEL)
+    across = (GROUPS + COSTS - 0.1) / len(PANELS)
+    for index, name in enumerate(PANELS):
+        panel = (NAMES + index * across + 0.3, height - 1.02 - PANEL, across - 0.55, PANEL)
         _draw_panel(_axes(figure, *panel), name, arrays)
-        column = (left, 0.62, COLUMN, len(ENTRANTS) * LINE)
-        _draw_column(_table(figure, *column), name, arrays)
-    _draw_names(_table(figure, 0.0, 0.62, NAMES, len(ENTRANTS) * LINE))
-    _draw_key(_axes(figure, 0.0, height - 3.35, NAMES, 2.6), height)
+    _draw_key(_axes(figure, 0.0, height - 1.02 - PANEL, NAMES, PANEL))
+    table = _axes(figure, 0.0, BOTTOM, width, HEADER + TABLE)
+    table.set_axis_off()
+    table.set_xlim(0, width)
+    table.set_ylim(TABLE, -HEADER)
+    _draw_names(table)
+    for index, question in enumerate(JUDGED):
+        _draw_group(table, NAMES + index * (len(MATCHES) * TILE + GAP), question, arrays)
+    _draw_costs(table, NAMES + GROUPS, arrays)
     return figure
 
 
@@ -376,15 +403,20 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
-def _table(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Empty axes in inches, from the top down, with a faint line above every row."""
-    axes = _axes(figure, left, bottom, width, height)
-    axes.set_axis_off()
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
-    for row in range(len(ENTRANTS) + 1):
-        axes.plot([0, width], [row * LINE] * 2, color=_style.FAINT, lw=0.7, clip_on=False)
-    return axes
+def _reading(arrays: dict[str, np.ndarray]) -> str:
+    """What numbers, frames and crosses mean: which flows end early, where, and how."""
+    found = [
+        f"{ENTRANTS[entrant].label}, {MATCHES[match].short}: {ENDINGS[status]} "
+        f"at {int(arrays[f'{match}_{entrant}_reached'])}"
+        for match in MATCHES
+        for entrant in ENTRANTS
+        if (status := str(arrays.get(f"{match}_{entrant}_status", "COMPLETED"))) != "COMPLETED"
+    ]
+    text = (
+        "Numbers: median error in %, over the iterates that swing. Frames: the best, ties, and all "
+        f"below {100 * TIED:g} %."
+    )
+    return text + (f" Crosses: {'; '.join(found)}." if found else "")
 
 
 def _draw_panel(axes: Axes, name: str, arrays: dict[str, np.ndarray]) -> None:
@@ -395,23 +427,19 @@ def _draw_panel(axes: Axes, name: str, arrays: dict[str, np.ndarray]) -> None:
     exponent = int(np.floor(np.log10(measured[inner].max()) / 2)) if swing else 0
     unit = f", $10^{{{exponent}}}$" if exponent < -1 else ""
     axes.set_title(match.title, pad=_style.SUBTITLE_PAD)
-    _style.subtitle(axes, f"rms swing{unit}" if swing else "mean loss")
+    _style.subtitle(axes, f"root mean square swing{unit}" if swing else "mean loss")
 
     def scale(values: np.ndarray) -> np.ndarray:
         return np.sqrt(values) / (10.0**exponent if unit else 1) if swing else values
 
-    axes.plot(
-        step[inner],
-        scale(measured)[inner],
-        **_style.points(_style.GRADIENT_DESCENT, size=3.2),
-        zorder=4,
-    )
+    look = {**_style.points(_style.GRADIENT_DESCENT, size=6), "alpha": 0.45, "markeredgewidth": 0}
+    axes.plot(step[inner], scale(measured)[inner], **look, zorder=1)
     for entrant, kind in ENTRANTS.items():
         values = arrays.get(f"{name}_{entrant}_{match.shown}", np.zeros(0))
         if swing and not values.any():
             continue
         line = scale(values)[1:]
-        axes.plot(step[1 : len(values)], line, color=kind.color, ls=kind.line, lw=1.2)
+        axes.plot(step[1 : len(values)], line, color=kind.color, ls=kind.line, lw=kind.width)
     if match.logarithmic:
         axes.set_yscale("log")
         axes.set_ylim(measured[inner].min() / 30, measured[inner].max() * 3)
@@ -425,83 +453,83 @@ def _draw_panel(axes: Axes, name: str, arrays: dict[str, np.ndarray]) -> None:
     axes.set_xlabel("step", labelpad=1)
 
 
-def _draw_column(axes: Axes, name: str, arrays: dict[str, np.ndarray]) -> None:
-    """Per flow four tiles, where it broke, and what it costs."""
-    for row, entrant in enumerate(ENTRANTS):
-        top, key = row * LINE, f"{name}_{entrant}"
-        if f"{key}_errors" not in arrays:
-            axes.text(0.34, top + LINE / 2, "–", color=_style.QUIET, va="center", fontsize=8)
-            continue
-        status = str(arrays[f"{key}_status"])
-        errors = arrays[f"{key}_errors"]
-        judged = not np.isnan(errors[0])
-        if judged:
-            for index, value in enumerate(errors):
-                _draw_tile(axes, 0.34 + index * STEP, top + 0.065, index, float(value))
-        if status != "COMPLETED":
-            axes.text(
-                0.34 + judged * (len(JUDGED) * STEP + 0.01),
-                top + 0.05,
-                f"{status.replace('_', ' ').lower()}\nat {int(arrays[f'{key}_reached'])}",
-                color=_style.VERMILLION,
-                fontsize=6,
-                va="top",
-                linespacing=1.15,
-            )
-        evaluations, products = arrays[f"{key}_cost"]
-        if judged:
-            text = f"{evaluations:.0f} · {products:.0f}"
-            axes.text(0.34, top + 0.25, text, color=_style.QUIET, fontsize=6.5, va="top")
-
-
-def _draw_tile(axes: Axes, x: float, y: float, index: int, value: float) -> None:
-    fill, ink = LEVELS[int(value >= FOLLOWED) + int(value >= ROUGHLY)]
-    edge = fill if fill != "white" else _style.FAINT
-    axes.add_patch(Rectangle((x, y), TILE, TILE, facecolor=fill, edgecolor=edge, lw=0.7))
-    axes.text(
-        x + TILE / 2,
-        y + TILE / 2 + 0.005,
-        SYMBOLS[index],
-        color=ink,
-        fontsize=6.5,
-        ha="center",
-        va="center_baseline" if index else "center",
-    )
-
-
 def _draw_names(axes: Axes) -> None:
+    """The rows, with a faint line above each."""
     for row, kind in enumerate(ENTRANTS.values()):
         middle = (row + 0.5) * LINE
-        axes.plot([0.18, 0.42], [middle, middle], color=kind.color, ls=kind.line, lw=2.2)
-        axes.text(0.5, middle, kind.label, va="center", fontsize=8)
+        axes.plot([0.18, 0.44], [middle, middle], color=kind.color, ls=kind.line, lw=2.4)
+        axes.text(0.52, middle, kind.label, va="center", fontsize=8.5)
+        axes.axhline(row * LINE, xmin=0.014, color=_style.FAINT, lw=0.7, zorder=0)
 
 
-def _draw_key(axes: Axes, height: float) -> None:
+def _draw_group(axes: Axes, left: float, question: str, arrays: dict[str, np.ndarray]) -> None:
+    """One question: a column per match, a tile per flow, and a frame around the best."""
+    title, words = QUESTIONS[question]
+    axes.text(left, 0.1 - HEADER, title, fontsize=10.5, va="top", weight="bold")
+    axes.text(left, 0.28 - HEADER, words, fontsize=7.5, va="top", color=_style.QUIET)
+    for column, (name, match) in enumerate(MATCHES.items()):
+        x = left + column * TILE
+        axes.text(
+            x + TILE / 2, -0.05, match.short, fontsize=7.5, rotation=90, ha="center", va="bottom"
+        )
+        errors = [
+            float(arrays.get(f"{name}_{entrant}_errors", NOTHING)[JUDGED.index(question)])
+            for entrant in ENTRANTS
+        ]
+        best = min(max(CLOSE * np.nanmin(errors), TIED), ROUGHLY)
+        for row, (entrant, error) in enumerate(zip(ENTRANTS, errors, strict=True)):
+            if not np.isnan(error):
+                _draw_tile(axes, x, row * LINE, error, error <= best)
+            if str(arrays.get(f"{name}_{entrant}_status", "COMPLETED")) != "COMPLETED":
+                place = (x + TILE - 0.065, row * LINE + 0.07)
+                look = {"marker": "x", "ms": 3, "mew": 1.1, "color": _style.VERMILLION}
+                axes.plot(*place, **look, zorder=4)
+
+
+def _draw_tile(axes: Axes, x: float, y: float, error: float, best: bool) -> None:
+    level = int(error >= FOLLOWED) + int(error >= ROUGHLY)
+    fill, ink = LEVELS[level]
+    edge = _style.INK if best else _style.FAINT
+    place = (x + 0.015, y + 0.02)
+    size = {"width": TILE - 0.03, "height": LINE - 0.04}
+    look = {"facecolor": fill, "edgecolor": edge, "lw": 1.8 if best else 0.6, "zorder": 2 + best}
+    axes.add_patch(Rectangle(place, **size, **look))
+    if level < 2:
+        text = f"{100 * error:.0f}" if error >= TIED else "<1"
+        middle = (x + TILE / 2, y + LINE / 2)
+        weight = "bold" if best else "normal"
+        axes.text(
+            *middle,
+            text,
+            color=ink,
+            fontsize=7.5,
+            ha="center",
+            va="center",
+            weight=weight,
+            zorder=5,
+        )
+
+
+def _draw_costs(axes: Axes, left: float, arrays: dict[str, np.ndarray]) -> None:
+    axes.text(left, 0.1 - HEADER, "Cost", fontsize=10.5, va="top", weight="bold")
+    axes.text(left, 0.28 - HEADER, "per step", fontsize=7.5, va="top", color=_style.QUIET)
+    for row, entrant in enumerate(ENTRANTS):
+        cost = f"{arrays[f'network_{entrant}_cost'][1]:.0f}"
+        axes.text(left + 0.38, (row + 0.5) * LINE, cost, fontsize=8.5, ha="right", va="center")
+
+
+def _draw_key(axes: Axes) -> None:
     """What points and tiles mean, left of the panels."""
     axes.set_axis_off()
     axes.set_xlim(0, NAMES)
-    axes.set_ylim(2.6, 0)
-    look = _style.points(_style.GRADIENT_DESCENT, size=3.2)
-    axes.add_line(Line2D([0.27], [0.30], **look))
-    axes.text(0.42, 0.30, "the optimizer", va="center", fontsize=7.5)
-    words = ("its iterates", "their centre", "mean loss", "mean square swing")
-    for index, word in enumerate(words):
-        y = 0.62 + index * 0.21
-        axes.text(0.27, y, SYMBOLS[index], ha="center", va="center", fontsize=7.5)
-        axes.text(0.42, y, word, va="center", fontsize=7.5)
-    levels = (f"off by < {FOLLOWED:.0%}", f"by < {ROUGHLY:.0%}", "by more")
-    for index, (text, (fill, _)) in enumerate(zip(levels, LEVELS, strict=True)):
-        y = 1.56 + index * 0.21
-        edge = fill if fill != "white" else _style.FAINT
-        axes.add_patch(
-            Rectangle((0.27 - TILE / 2, y - TILE / 2), TILE, TILE, facecolor=fill, edgecolor=edge)
-        )
-        axes.text(0.42, y, text, va="center", fontsize=7.5)
-    axes.text(
-        0.18,
-        2.26,
-        "per step: field evaluations ·\ngradients and $H$ products",
-        fontsize=6.5,
-        color=_style.QUIET,
-        va="center",
-    )
+    axes.set_ylim(PANEL, 0)
+    look = {**_style.points(_style.GRADIENT_DESCENT, size=6), "alpha": 0.45, "markeredgewidth": 0}
+    axes.add_line(Line2D([0.31], [0.1], **look))
+    axes.text(0.52, 0.1, "the optimizer", va="center", fontsize=8.5)
+    axes.text(0.52, 0.36, "lines: flows, below", va="center", fontsize=8.5)
+    for index, (text, (fill, _)) in enumerate(zip(LEVEL_NAMES, LEVELS, strict=True)):
+        y = 0.8 + index * 0.26
+        edge = {"edgecolor": _style.FAINT, "lw": 0.6}
+        axes.add_patch(Rectangle((0.18, y - 0.1), 0.26, 0.2, facecolor=fill, **edge))
+        axes.text(0.52, y, text, va="center", fontsize=8.5)
+    axes.text(0.18, 1.62, "no tile: no such flow", va="center", fontsize=7.5, color=_style.QUIET)

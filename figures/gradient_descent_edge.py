@@ -262,7 +262,7 @@ def _draw_edges(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("$N$   steps of each run")
     axes.set_ylabel("|measured / predicted edge − 1|")
-    name = f"headline bound\nat $N = {N_STEPS}$"
+    name = f"largest error accepted\nat $N = {N_STEPS}$"
     _style.bound(axes, EDGE_TOLERANCE, lengths[0], name, below=True)
     axes.text(
         0.97,

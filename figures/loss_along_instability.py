@@ -7,7 +7,8 @@ because they cannot change the sign of that direction; the principal flow (track
 Qin & Dherin 2023, arXiv 2302.01952) misses it by a few per cent, or by a tenth in a burst of
 the loss. Its real part alone would not do (it is worse than gradient flow): the rotation is what
 matters. Where the gradient has no weight on the sharpest direction all flows are good, and order 3
-can win.
+can win: over 20 steps from iterate 20 on, below the edge, its distance falls below that of the principal
+flow, which it exceeds 19 times after the first one.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ FLOWS = ("gradient", "order2", "order3", "principal")
 LEAD, LEAD_AT = 10.0, (100, 101, 500, 501)
 # Our choice: where the long integration starts, with h * lambda_1 from 1.73 to 1.93, and its steps.
 GLOBAL_FROM, GLOBAL_STEPS = 20, 20
-GLOBAL_FLOWS = ("gradient", "order2", "principal")
+GLOBAL_FLOWS = FLOWS
 GLOBAL_LISTED = (1, 2, 5, 10, 20)
 # Our choice: restart errors are 1e-4 and more.
 RESTART_RTOL, GLOBAL_RTOL = 1e-7, 1e-9
@@ -166,6 +167,14 @@ def headline(arrays: dict[str, np.ndarray]) -> list[Row]:
         ratio = float((wide[steps] / narrow[steps]).min()) if whole else float("nan")
         label = f"from {GLOBAL_FROM}: {_flows.KINDS[worse].label} / {_flows.KINDS[better].label}"
         rows.append(Row(label, 1.0, 0.0, ratio, "at least"))
+    wide, narrow = arrays["global_order3"], arrays["global_principal"]
+    whole = len(wide) == len(narrow) == GLOBAL_STEPS + 1
+    ratios = wide[1:] / narrow[1:] if whole else np.full(GLOBAL_STEPS, np.nan)
+    label = f"from {GLOBAL_FROM}: {_flows.KINDS['order3'].label} / principal flow"
+    rows += [
+        Row(f"{label}, step 1", LEAD, 0.0, float(ratios[0]), "at least"),
+        Row(f"{label}, step {GLOBAL_STEPS}", 1.0, 0.0, float(ratios[-1]), "at most"),
+    ]
     return rows
 
 
@@ -261,9 +270,11 @@ def _draw_restarts(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
 
 def _draw_global(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     axes.set_title(
-        f"Distance after {GLOBAL_FROM} steps of gradient descent", pad=_style.SUBTITLE_PAD
+        f"Distance from gradient descent, from iterate {GLOBAL_FROM} on", pad=_style.SUBTITLE_PAD
     )
-    _style.subtitle(axes, "one integration, errors add up; $h\\lambda_1$ from 1.73 to 1.93")
+    _style.subtitle(
+        axes, "one integration, $h\\lambda_1$ from 1.73 to 1.93: below the edge order 3 overtakes"
+    )
     for name in GLOBAL_FLOWS:
         kind, error = _flows.KINDS[name], arrays[f"global_{name}"]
         steps = np.arange(1, len(error))

@@ -204,7 +204,7 @@ def _draw_errors(axes: Axes, regime: Regime, arrays: dict[str, np.ndarray]) -> N
     steps, z = np.arange(1, n_steps + 1), _curvature(regime)
     theory = np.abs(1 - (np.exp(-z) / (1 - z)) ** steps)
     every = max(1, n_steps // 20)
-    _style.bound(axes, LARGEST_ERROR, 1, "headline bound" if regime is REGIMES[0] else "")
+    _style.bound(axes, LARGEST_ERROR, 1, "largest error accepted" if regime is REGIMES[0] else "")
     axes.plot(steps, theory, color=_style.GRADIENT_FLOW, lw=1.0)
     axes.plot(
         steps[every - 1 :: every],

@@ -36,12 +36,13 @@ pieces, with :math:`\eta\lambda` up to 0.04 above 2 on some of them.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
+from scipy.stats import binomtest
 
 import eosim
 from eosim import catapult, problems
@@ -359,7 +360,7 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         "labels ±1,\n"
         f"$n = {DIGIT_WIDTH}$, down to a loss of {float(arrays['digit_level']):g}; artificial data: "
         f"two classes of {N_SAMPLES // 2} samples of {N_INPUTS} normal inputs, $n = {DATA_WIDTH}$. "
-        "Digits after figure 11 of Meltzer & Liu 2023, which has MNIST.",
+        "Digits after figure 11 of Meltzer & Liu 2023, which has MNIST. Bars: 68 % (Wilson).",
     )
     edges = _style.margins(figure, left=0.78, right=0.25, top=1.0, bottom=1.18)
     grid = figure.add_gridspec(2, 3, wspace=0.27, hspace=0.5, height_ratios=(2.1, 1), **edges)
@@ -402,6 +403,15 @@ def _percent(axes: Axes, label: str) -> None:
     axes.set_ylabel(label)
 
 
+def _draw_share(axes: Axes, x: np.ndarray, hits: np.ndarray, look: dict[str, Any]) -> None:
+    """Per rate the share of the starts, of hits (rate, start), within a standard deviation."""
+    share, n = hits.mean(axis=1), hits.shape[1]
+    ends = [binomtest(k, n).proportion_ci(0.6827, "wilson") for k in hits.sum(axis=1)]
+    # At 0 and 1 an end of the interval may be beyond the share by rounding.
+    away = np.abs(np.transpose(ends) - share)
+    axes.errorbar(x, share, yerr=away, elinewidth=0.8, ecolor=look["markeredgecolor"], **look)
+
+
 def _cloud(axes: Axes, x: np.ndarray, ends: np.ndarray, color: str, marker: str) -> None:
     """Every single run, small."""
     points = {**_style.points(color, size=2.4, marker=marker), "markeredgewidth": 0}
@@ -416,20 +426,21 @@ def _draw_one(top: Axes, bottom: Axes, arrays: dict[str, np.ndarray]) -> None:
         _cloud(top, rates + shift, sparsity, color, marker)
         points = _style.points(color, size=4, marker=marker)
         top.plot([], [], **points, label=f"$n = {width}$")
-        bottom.plot(rates, np.mean(sparsity == 1, axis=1), **points)
+        _draw_share(bottom, rates + 1.5 * shift, sparsity == 1, points)
     ends = np.array([2, 3.6])
     top.plot(ends, 0.5 + onset_slope() * (ends - 2), color=_style.INK, lw=1.2)
     n_seeds = arrays["labelled_sparsity"].shape[1]
     _heading(top, "One datum, label 0", f"{n_seeds} starts per width; line: onset, first order")
+    look = {"ha": "right", "va": "top", "fontsize": 7.5, "color": _style.QUIET}
+    top.text(1.97, 1.0, "catapults beyond 2", rotation=90, **look)
     top.text(3.75, 0.628, f"$1/2 + {onset_slope():.4f}\\,(a_0 - 2)$", va="center", fontsize=8.5)
     top.text(5.2, 0.86, "$n = \\infty$, all phases\nof a small start", va="top", color=_style.QUIET)
     top.legend(loc="lower right", borderaxespad=0.2)
 
     bottom.plot(arrays["line_rate"], arrays["line_range"][:, 4], color=_style.QUIET, lw=1.2)
-    dies = np.mean(arrays["labelled_sparsity"] == 1, axis=1)
-    label = f"label {LABEL:g}, $x = {INPUT:g}$"
-    color = _style.PURPLE
-    bottom.plot(rates, dies, **_style.points(color, size=4.5, marker="^"), label=label)
+    look = _style.points(_style.PURPLE, size=4.5, marker="^")
+    bottom.plot([], [], **look, label=f"label {LABEL:g}, $x = {INPUT:g}$")
+    _draw_share(bottom, rates, arrays["labelled_sparsity"] == 1, look)
     _heading(
         bottom,
         "Nets that die",
@@ -453,9 +464,10 @@ def _draw_digits(top: Axes, bottom: Axes, arrays: dict[str, np.ndarray]) -> None
     beyond = float(arrays["centred_rate"][arrays["centred_rate"] > last].min())
     text = f"pixels centred:\nall runs diverge from {beyond:g} on"
     top.text(last + 0.45, 0.517, text, va="center", color=CENTRED)
-    _heading(bottom, "NTK at the end", "of the same runs; dashed: edge of stability")
+    _heading(bottom, "NTK at the end", "it rises again, unlike that of one datum (shaded)")
     bottom.axhline(2, color=_style.QUIET, lw=0.9, ls=(0, (4, 3)), zorder=0)
-    bottom.set_ylim(-0.1, 2.25)
+    bottom.text(6.3, 2.05, "edge of stability", fontsize=7.5, ha="center", color=_style.QUIET)
+    bottom.set_ylim(-0.1, 2.4)
     bottom.yaxis.set_major_locator(FixedLocator([0, 1, 2]))
     bottom.set_ylabel(r"$\eta\,\lambda_\infty$")
 
@@ -473,8 +485,9 @@ def _draw_data(top: Axes, bottom: Axes, arrays: dict[str, np.ndarray]) -> None:
         _draw_mean(top, rates, ends, color, marker)
         points = _style.points(color, marker=marker)
         top.plot([], [], **points, label=f"{mean:g}")
-        bottom.plot(rates, _share(ends), color=color, lw=0.8)
-        bottom.plot(rates, _share(ends), **points)
+        x = rates + 0.06 * (index - 1.5)
+        bottom.plot(x, _share(ends), color=color, lw=0.8)
+        _draw_share(bottom, x, np.isfinite(ends), points)
     n_seeds = arrays["mean0_sparsity"].shape[1]
     _heading(top, "Artificial data", f"mean over {n_seeds} draws of data and weights")
     handles, labels = top.get_legend_handles_labels()

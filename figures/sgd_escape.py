@@ -339,7 +339,7 @@ def _draw_legend(figure: Figure) -> None:
     handles = [
         Line2D([], [], label="mean: exact", **LOOKS["exact"]),
         Line2D([], [], label="sampled", **_style.points(_sgd.SGD)),
-        Line2D([], [], label="median: exact", **LOOKS["median"]),
+        Line2D([], [], label="median: exact (pale: not unique)", **LOOKS["median"]),
         Line2D([], [], label="sampled", **median),
         Line2D([], [], label=r"$\lambda_{\min}(T)^t$, lower bound", **LOOKS["smallest"]),
         Line2D([], [], label=r"$\gamma^t$, Frobenius lower bound", **LOOKS["frobenius"]),
@@ -439,7 +439,9 @@ def _draw_reshuffling(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
         style = _style.points(color, marker=marker, size=3.6)
         axes.plot(rank, ratios, label=f"B = {size}", **style)
         beyond = np.isnan(ratios)
-        axes.plot(rank[beyond], np.full(beyond.sum(), 2.0), **{**style, "marker": "^"})
+        above = f"B = {size}: none up to {SEARCH[-1]:g}" if beyond.any() else None
+        style |= {"marker": "^"}
+        axes.plot(rank[beyond], np.full(beyond.sum(), SEARCH[-1]), label=above, **style)
     axes.axhline(1, **LEVEL)
     axes.set_yscale("log")
     axes.set_ylim(0.88, 2.08)

@@ -1,4 +1,4 @@
-r"""SGD leaves a minimum at which gradient descent stays, on average at the rate of its second moment.
+r"""SGD leaves a sharp minimum at which gradient descent stays, for a flatter one; most runs lag behind E L.
 
 A small tanh net starts near a sharp minimum that interpolates the data. At one learning rate, below
 2 / lambda_max, gradient descent and SGD with a large batch fall back to it; SGD with a small batch, for
@@ -279,15 +279,16 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
     lr, n_long = float(arrays["lr"]), len(arrays["leaving_loss"])
     figure = _style.canvas(
         12.0,
-        5.9,
-        "SGD leaves a minimum at which gradient descent stays, on average at the rate of its second "
-        "moment, for a flatter one",
+        6.05,
+        "SGD leaves a sharp minimum at which gradient descent stays, for a flatter one; typical runs "
+        "are slower than their average",
         f"Own settings: tanh net {INPUTS}-{WIDTH}-1 ({int(arrays['dim'])} parameters), {SAMPLES} "
         f"Gaussian samples, targets the tanh of a linear map; last layer {LAST_LAYER:g} times its usual "
         f"size at the start; $\\eta = {RATE:g} \\cdot 2/\\lambda_{{\\max}} = {lr:.3g}$ at the sharp "
         f"minimum, from which\nall runs are displaced at random; batches without replacement. "
-        f"{n_long} runs; averages of {int(arrays['n_short'])} with standard errors. Curvature: of "
-        "$G = J^\\top J/n$, which is $H$ at zero loss.",
+        f"{n_long} runs; averages of {int(arrays['n_short'])} with standard errors.\nCurvature: of "
+        "$G = J^\\top J/n$, which is $H$ at zero loss; $\\kappa = (n-B)/(B(n-1))$; $\\eta^*$: exact "
+        "threshold of SGD; $\\eta\\lambda_{\\max}/2$: of gradient descent; the others: necessary bounds.",
     )
     _draw_legend(figure)
     grid = figure.add_gridspec(
@@ -295,7 +296,7 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         3,
         width_ratios=(1.12, 1.12, 0.92),
         wspace=0.3,
-        **_style.margins(figure, left=0.75, right=0.3, top=1.3, bottom=1.1),
+        **_style.margins(figure, left=0.75, right=0.3, top=1.3, bottom=1.25),
     )
     _draw_first(figure.add_subplot(grid[0]), arrays)
     cell = grid[1].subgridspec(2, 1, hspace=0.14)
@@ -354,6 +355,15 @@ def _draw_first(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     for name in ("staying", "descent"):
         for run in arrays[f"{name}_loss"]:
             axes.plot(run[:shown], color=COLORS[name], lw=0.8, ls=STYLES[name])
+    axes.text(
+        0.02,
+        0.97,
+        "Beyond the first steps\n$E L$ is the work of a\nfew rare runs; none\nof these keeps up.",
+        transform=axes.transAxes,
+        va="top",
+        fontsize=7.5,
+        linespacing=1.4,
+    )
     expected = arrays["leaving_expected"][:shown]
     axes.plot(expected[expected < 10], color=_style.INK, lw=1.5)
     steps = np.arange(shown)

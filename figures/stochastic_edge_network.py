@@ -22,8 +22,6 @@ all settings are this project's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,34 +29,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from scipy.optimize import brentq
 from scipy.stats import t as student
 
-import eosim
-from eosim.stability import TangentKernel, noise_kernel_norm
-from figures import _style
-from figures._headline import MissingPackage, Row
+from figures import _parity_network, _style
+from figures._headline import Row
+from figures._parity_network import (
+    CONTROLLED,
+    EVERY,
+    HIDDEN,
+    KINDS,
+    LATE,
+    N_HELD_OUT,
+    N_SAMPLES,
+    N_STEPS,
+    SHOWN_RATE,
+    TARGET,
+    TEN_BATCHES,
+    TEN_RATE,
+)
 
-# All our choice. One output and few samples: the exact norm then takes milliseconds, and a run a fraction
-# of a second.
-N_SAMPLES, N_HELD_OUT, HIDDEN = 100, 600, (32,)
-N_STEPS, EVERY, NORM_EVERY = 1500, 100, 300
+# All our choice.
 RATES_QUICK = (0.05, 0.1, 0.2, 0.3, 0.4)
 RATES_FULL = (0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.4)
 BATCHES_QUICK = (1, 4, 16, N_SAMPLES)
 BATCHES_FULL = (1, 2, 4, 8, 16, 32, N_SAMPLES)
 SEEDS_QUICK, SEEDS_FULL = 4, 12
-# The controlled runs: the norm is measured as often as runs are recorded. The target is our choice: 3/4
-# does as well or little worse, 1/4 is slower.
-TARGET = 0.5
-CONTROLLED = (1, 4, 16)
-LATE = 5  # records, of the last third
 # Ten outputs: the exact norm of a kernel of 400 rows takes a second, of 1000 rows ten.
-TEN_SAMPLES_QUICK, TEN_SAMPLES_FULL, TEN_RATE = 40, 100, 0.1
-TEN_BATCHES = (1, 4, 16)
-KINDS = ("exact", "delocalised", "trace")
-# Drawn along their steps: at this rate full batches come to the edge.
-SHOWN_RATE, SHOWN = 0.3, (4, 16, N_SAMPLES)
+TEN_SAMPLES_QUICK, TEN_SAMPLES_FULL = 40, 100
+# Batch sizes drawn along their steps.
+SHOWN = (4, 16, N_SAMPLES)
 SMALL = 4
 
 # Full batches: half of the seeds end within 3 % of the edge, slow ones up to 17 % below it. B = 4: all of
@@ -81,79 +80,6 @@ KIND_LOOKS = {
 EDGE_LINE: dict[str, Any] = {"color": _style.INK, "lw": 1.2}
 
 
-def load(n_samples: int, n_held_out: int = 0) -> eosim.data.Dataset:
-    """The digits in file order, centred and scaled as a block."""
-    try:
-        return eosim.data.digits(n_samples, centre=True, scale="block", n_held_out=n_held_out)
-    except ImportError:
-        raise MissingPackage(
-            "it needs scikit-learn for its data, which is not installed; "
-            'run: pip install -e ".[figures]"'
-        ) from None
-
-
-def parity_network() -> tuple[eosim.Perceptron, np.ndarray, np.ndarray]:
-    """The net that tells odd digits (+1) from even ones (-1); inputs and targets held out."""
-    data = load(N_SAMPLES, N_HELD_OUT)
-    assert data.held_out is not None
-    net = eosim.Perceptron(data.inputs, _parity(data.labels), HIDDEN)
-    return net, data.held_out.inputs, _parity(data.held_out.labels)
-
-
-def _parity(labels: np.ndarray) -> np.ndarray:
-    return 2.0 * (labels % 2) - 1
-
-
-def kernel_of(problem: Any, theta: np.ndarray) -> TangentKernel:
-    """From the NTK: with many more parameters than residuals cheaper than singular values."""
-    jacobian = problem.jacobian(theta)
-    outputs = jacobian.shape[1]
-    rows = jacobian.reshape(-1, problem.dim)
-    return TangentKernel.from_matrix(rows @ rows.T / problem.n_samples, outputs)
-
-
-@dataclass(frozen=True, eq=False)
-class HeldNoise:
-    """SGD at the rate at which the norm K has the value ``target``, measured every ``every`` steps.
-
-    K is the "finite" one: of the spectrum alone, at most the exact one, and increasing in the rate. The
-    state is the number of steps and the rate.
-    """
-
-    problem: Any
-    batch_size: int
-    target: float
-    every: int
-
-    def init(self, theta: np.ndarray) -> tuple[Any, ...]:
-        return (0, 0.0)
-
-    def step(
-        self, theta: np.ndarray, state: tuple[Any, ...], gradient: np.ndarray
-    ) -> tuple[np.ndarray, tuple[Any, ...]]:
-        count, lr = state
-        if count % self.every == 0:
-            lr = self.rate(theta)
-        return theta - lr * gradient, (count + 1, lr)
-
-    def step_size(self, state: tuple[Any, ...]) -> float:
-        return state[1]
-
-    def rate(self, theta: np.ndarray) -> float:
-        """Where K at theta is the target, up to 1: K runs from 0 to at least 1 at the edge."""
-        spectrum = eosim.measure.ntk_spectrum(self.problem, theta)
-        edge = 2 / spectrum.max()
-
-        def excess(share: float) -> float:
-            lr = share * edge
-            return noise_kernel_norm(spectrum, lr, self.batch_size, kind="finite") - self.target
-
-        inside = 1 - 1e-9
-        if excess(inside) <= 0:  # one mode alone comes to 1 at the edge only
-            return inside * edge
-        return edge * brentq(excess, 1e-9, inside, xtol=1e-14, rtol=1e-14)
-
-
 def compute(quick: bool) -> dict[str, np.ndarray]:
     """Runs at fixed rates over batch sizes, runs that hold the norm, and ends of nets with ten outputs.
 
@@ -162,7 +88,7 @@ def compute(quick: bool) -> dict[str, np.ndarray]:
     rates = RATES_QUICK if quick else RATES_FULL
     batches = BATCHES_QUICK if quick else BATCHES_FULL
     n_seeds = SEEDS_QUICK if quick else SEEDS_FULL
-    net, inputs, targets = parity_network()
+    net, inputs, targets = _parity_network.parity_network()
 
     def judge(thetas: Any) -> np.ndarray:
         """(2, state): training loss, and share of wrong signs among the digits held out."""
@@ -171,116 +97,10 @@ def compute(quick: bool) -> dict[str, np.ndarray]:
 
     return (
         {"rates": np.array(rates), "batches": np.array(batches)}
-        | _fixed_runs(net, judge, rates, batches, n_seeds)
-        | _held_runs(net, judge, n_seeds)
-        | _ten_outputs(TEN_SAMPLES_QUICK if quick else TEN_SAMPLES_FULL)
+        | _parity_network.fixed_runs(net, judge, rates, batches, n_seeds)
+        | _parity_network.held_runs(net, judge, n_seeds)
+        | _parity_network.ten_outputs(TEN_SAMPLES_QUICK if quick else TEN_SAMPLES_FULL)
     )
-
-
-def _infinite(names: Sequence[str], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    return {name: np.full(shape, np.inf) for name in names}
-
-
-def _fixed_runs(
-    net: Any, judge: Any, rates: Sequence[float], batches: Sequence[int], n_seeds: int
-) -> dict[str, np.ndarray]:
-    """(batch, rate, seed, record); ``longer_...``: late records of runs that cost as much as held ones."""
-    shape, sparse = (len(batches), len(rates), n_seeds), NORM_EVERY // EVERY
-    arrays = {"norm_step": np.arange(0, N_STEPS + 1, NORM_EVERY)}
-    arrays |= _infinite(("top", *KINDS), (*shape, len(arrays["norm_step"])))
-    arrays |= _infinite(("loss", "error"), (*shape, N_STEPS // EVERY + 1))
-    arrays |= _infinite(("longer_loss", "longer_error"), (*shape, LATE))
-    for at in np.ndindex(*shape):
-        batch_size, rate = batches[at[0]], rates[at[1]]
-        if batch_size == N_SAMPLES and rate != SHOWN_RATE:
-            continue
-        rule = eosim.GradientDescent(rate)
-        path = _run(net, rule, at[2], batch_size, N_STEPS)
-        if path.status is eosim.Status.DIVERGED:
-            continue
-        arrays["loss"][at], arrays["error"][at] = judge(path.theta)
-        for k, theta in enumerate(path.theta[::sparse]):
-            kernel = kernel_of(net, theta)
-            arrays["top"][at][k] = rate * kernel.largest / 2
-            for kind in KINDS:
-                arrays[kind][at][k] = noise_kernel_norm(kernel, rate, batch_size, kind=kind)
-        if batch_size in CONTROLLED:
-            extra = extra_steps(batch_size)
-            more = _run(net, rule, None, batch_size, extra, path.final_state)
-            if more.status is not eosim.Status.DIVERGED:
-                # Some of the late records may be of the first part.
-                thetas = [*path.theta, *more.theta[1:]][-LATE:]
-                arrays["longer_loss"][at], arrays["longer_error"][at] = judge(thetas)
-    return arrays
-
-
-def _held_runs(net: Any, judge: Any, n_seeds: int) -> dict[str, np.ndarray]:
-    """(controlled batch, seed, record) of runs that hold the target; the loss of those that hold 1."""
-    shape, sparse = (len(CONTROLLED), n_seeds), NORM_EVERY // EVERY
-    n_records = N_STEPS // EVERY + 1
-    arrays = _infinite(("held_loss", "held_error", "edge_loss"), (*shape, n_records))
-    names = ("held_rate", "held_exact", "held_finite")
-    arrays |= _infinite(names, (*shape, (n_records - 1) // sparse + 1))
-    for at in np.ndindex(*shape):
-        batch_size = CONTROLLED[at[0]]
-        edge = _run(net, HeldNoise(net, batch_size, 1.0, EVERY), at[1], batch_size, N_STEPS)
-        if edge.status is not eosim.Status.DIVERGED:
-            arrays["edge_loss"][at] = judge(edge.theta)[0]
-        rule = HeldNoise(net, batch_size, TARGET, EVERY)
-        path = _run(net, rule, at[1], batch_size, N_STEPS)
-        if path.status is eosim.Status.DIVERGED:
-            continue
-        arrays["held_loss"][at], arrays["held_error"][at] = judge(path.theta)
-        # The rates of the steps that led to a record, so that its norm shows how well it is held.
-        rates = np.array([rule.rate(path.theta[0]), *path["rate"][1:]])[::sparse]
-        arrays["held_rate"][at] = rates
-        for k, (theta, rate) in enumerate(zip(path.theta[::sparse], rates, strict=True)):
-            kernel = kernel_of(net, theta)
-            for kind in ("exact", "finite"):
-                norm = noise_kernel_norm(kernel, rate, batch_size, kind=kind)
-                arrays[f"held_{kind}"][at][k] = norm
-    return arrays
-
-
-def extra_steps(batch_size: int) -> int:
-    """Steps that cost as many gradients of a sample as the norm's measurements: n each, every so often."""
-    return N_STEPS * N_SAMPLES // (batch_size * EVERY)
-
-
-def _run(
-    problem: Any, rule: Any, seed: int | None, batch_size: int, n_steps: int, state: Any = None
-) -> eosim.Trajectory:
-    return eosim.run(
-        problem,
-        rule,
-        problem.initial(seed) if state is None else None,
-        n_steps,
-        batch_size=batch_size,
-        seed=seed,
-        state=state,
-        record={"rate": _rate},
-        every=EVERY,
-    )
-
-
-def _rate(problem: Any, theta: np.ndarray, *, rule: Any, state: Any) -> float:
-    return rule.step_size(state) if isinstance(rule, HeldNoise) else rule.lr
-
-
-def _ten_outputs(n_samples: int) -> dict[str, np.ndarray]:
-    """Norms at the end of nets with one output per class, by batch size."""
-    data = load(n_samples)
-    net = eosim.Perceptron(data.inputs, data.targets, HIDDEN)
-    arrays = _infinite(("ten_top", *(f"ten_{kind}" for kind in KINDS)), (len(TEN_BATCHES),))
-    for b, batch_size in enumerate(TEN_BATCHES):
-        path = _run(net, eosim.GradientDescent(TEN_RATE), 0, batch_size, N_STEPS)
-        if path.status is not eosim.Status.DIVERGED:
-            kernel = kernel_of(net, path.theta[-1])
-            arrays["ten_top"][b] = TEN_RATE * kernel.largest / 2
-            for kind in KINDS:
-                norm = noise_kernel_norm(kernel, TEN_RATE, batch_size, kind=kind)
-                arrays[f"ten_{kind}"][b] = norm
-    return arrays | {"ten_samples": np.array(n_samples)}
 
 
 def late(values: np.ndarray) -> np.ndarray:
@@ -410,11 +230,13 @@ def draw(arrays: dict[str, np.ndarray]) -> Figure:
         f"Handwritten digits, odd or even: tanh net 64-{HIDDEN[0]}-1, square loss, n = {N_SAMPLES}, "
         f"{N_HELD_OUT} held out, {n_seeds} seeds, {N_STEPS} steps. Ten classes: 64-{HIDDEN[0]}-10, "
         f"n = {int(arrays['ten_samples'])}, one seed. Points: medians; bars above: all that survive.\n"
-        f"Late: mean of the last {LATE} records, one every {EVERY} steps. Held: as often the rate is set "
-        f"to where K, of the spectrum (“finite”), is {TARGET}, which costs n gradients of samples, "
-        "n/B steps. Intervals: 95 %, over seeds.",
+        "K, noise kernel norm: on a quadratic the mean loss of SGD decays if and only if K < 1; exact, or "
+        "from the spectrum of the NTK alone (delocalised, trace; “finite”). Held: every "
+        f"{EVERY} steps the rate\nis set to where the finite K is {TARGET}, which costs n gradients of "
+        f"samples, n/B steps. Late: mean of the last {LATE} records, one every {EVERY} steps. Intervals: "
+        "95 %, over seeds.",
     )
-    edges = _style.margins(figure, left=0.75, right=0.25, top=0.98, bottom=1.0)
+    edges = _style.margins(figure, left=0.75, right=0.25, top=0.98, bottom=1.2)
     grid = figure.add_gridspec(2, 3, wspace=0.27, hspace=0.52, **edges)
     _draw_runs(figure.add_subplot(grid[0, 0]), arrays, "top")
     _draw_runs(figure.add_subplot(grid[0, 1]), arrays, "exact")
@@ -460,7 +282,7 @@ def _draw_runs(axes: Axes, arrays: dict[str, np.ndarray], name: str) -> None:
         axes.set_ylim(0, 1.75)
         axes.set_ylabel("$K$   noise kernel norm, exact")
         axes.set_title("Their norm falls or rises, and ends below 1", pad=_style.SUBTITLE_PAD)
-        _style.subtitle(axes, "line: stochastic edge; 0 for full batches, infinite where η λ > 2")
+        _style.subtitle(axes, "line: stochastic edge; 0 for full batches, infinite where ηλ > 2")
 
 
 def _draw_ends(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
@@ -545,7 +367,7 @@ def _draw_scores(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
         color = COLORS[size]
         shown = np.isfinite(scores[b]).all(axis=1)
         fixed = np.array([interval(row) for row in scores[b][shown]])
-        look = _style.points(color, size=4) | {"linestyle": "-", "lw": 1.1, "color": color}
+        look = _style.points(color) | {"linestyle": "-", "lw": 1.5, "color": color}
         axes.errorbar(rates[shown], 10 ** fixed[:, 0], yerr=_spread(fixed), **look)
         held = np.array([interval(late(np.log10(arrays["held_loss"][b])))])
         usual = np.median(arrays["held_rate"][b][:, -2:])
@@ -580,12 +402,14 @@ def _draw_scores(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
         va="bottom", fontsize=7.5, linespacing=1.5,
     )  # fmt: skip
     handles = [
-        Line2D([], [], label="fixed rate", **_style.points(_style.QUIET, size=4)),
+        Line2D([], [], label="fixed rate", **_style.points(_style.QUIET)),
         Line2D([], [], label=f"rate that holds K = {TARGET}", **_star("white")),
     ]
     axes.legend(handles=handles, loc="upper right", handletextpad=0.2)
-    axes.set_title("One target finds the best rate of each batch size", pad=_style.SUBTITLE_PAD)
-    _style.subtitle(axes, "equal steps; no point: some seeds diverge")
+    axes.set_title(
+        f"K = {TARGET} ties with the best rate of each batch size", pad=_style.SUBTITLE_PAD
+    )
+    _style.subtitle(axes, "after equal steps, without a search; no point: some seeds diverge")
 
 
 def _star(color: str) -> dict[str, Any]:
@@ -615,8 +439,8 @@ def _draw_comparisons(figure: Figure, place: Any, arrays: dict[str, np.ndarray])
         axes.axhline(2.5, color=_style.FAINT, lw=0.8)
     left.set_yticks(range(4), [*(f"B = {size}" for size in CONTROLLED), "one\nfor all"])
     right.set_yticks(range(4), [""] * 4)
-    left.set_xlabel(r"difference of $\log_{10} L$")
-    right.set_xlabel("of error held out, %")
+    left.set_xlabel("difference of\n" r"$\log_{10}$ training loss")
+    right.set_xlabel("of held-out error,\npercentage points")
     handles = [
         Line2D([], [], label="equal steps", **_style.points(_style.INK)),
         Line2D([], [], label="equal cost", **_style.points(_style.INK, filled=False)),

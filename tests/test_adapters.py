@@ -613,7 +613,7 @@ def test_the_settings_of_jax_stay_also_after_exceptions(wide):
                 raise RuntimeError("on purpose")
             return jax_model()(params, x)
 
-        with pytest.raises(RuntimeError, match="on purpose"):
+        with pytest.raises(ValueError, match="on purpose"):
             eosim.from_jax(broken, params, inputs[:2], targets[:2])
         check()
         problem = eosim.from_jax(broken, params, inputs, targets)
@@ -666,7 +666,7 @@ def test_the_settings_of_torch_stay_and_do_not_matter_also_after_exceptions(mode
             exact = network.gradient(np.float32(theta).astype(float))[order]
             close(problem.gradient(v), exact)
             problem.loss(v), problem.hvp(v, v), problem.jacobian(v), problem.outputs(v, inputs)
-            with pytest.raises(RuntimeError, match="on purpose"):
+            with pytest.raises(ValueError, match="on purpose"):
                 eosim.from_torch(broken, inputs[:2], targets[:2])
             assert torch_settings(torch) == before
             problem = eosim.from_torch(broken, inputs, targets)
@@ -999,3 +999,62 @@ def test_wrong_arguments_of_from_torch_are_named():
     ):
         with pytest.raises(error, match=message):
             eosim.from_torch(*arguments, **options)
+
+
+# --- models that do not fit -----------------------------------------------------------------------
+
+
+def test_inputs_that_a_model_cannot_take_are_named_with_their_shape(pair):
+    problem, network, theta, _ = pair
+    inputs, targets = data()
+    wide = np.ones((N, D + 1))
+    shape = rf"the given inputs of shape \({N}, {D + 1}\); it raises"
+    if type(problem.backend).__name__ == "_TorchBackend":
+        module = torch_model(network, theta)
+        for answers in (targets, None):
+            with pytest.raises(
+                ValueError, match=f"module must take {shape} RuntimeError"
+            ) as caught:
+                eosim.from_torch(module, wide, answers)
+            assert isinstance(caught.value.__cause__, RuntimeError)
+        with pytest.raises(ValueError, match=f"module must take {shape} RuntimeError"):
+            problem.outputs(problem.theta0, wide)
+        with pytest.raises(ValueError, match=r"inputs of shape .*, inputs of shape .* TypeError"):
+            eosim.from_torch(module, (inputs, inputs), targets)
+    else:
+        params = jax_params(network, theta)
+        for answers in (targets, None):
+            with pytest.raises(ValueError, match=f"model must take {shape} TypeError"):
+                eosim.from_jax(jax_model(), params, wide, answers)
+        with pytest.raises(
+            ValueError, match=r"model must take the given no inputs; it raises Type"
+        ):
+            eosim.from_jax(jax_model(), params)
+
+
+def test_a_model_that_leaves_jax_is_told_so():
+    pytest.importorskip("jax")
+    inputs, targets = data()
+    weights = np.ones((D, K))
+    for model in (
+        lambda p, x: np.tanh(x @ p),
+        lambda p, x: x @ p * float(p[0, 0]),
+        lambda p, x: x @ p if p[0, 0] > 0 else -x @ p,
+    ):
+        with pytest.raises(
+            TypeError, match=r"must be written in jax\.numpy, .* np\.tanh"
+        ) as caught:
+            eosim.from_jax(model, weights, inputs, targets)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 400
+
+
+def test_a_problem_is_shown_by_its_source_and_sizes(pair):
+    problem, network, _, _ = pair
+    torch = type(problem.backend).__name__ == "_TorchBackend"
+    source = "PyTorch Sequential" if torch else "JAX model"
+    shown = f"AutodiffLeastSquares({source}, dim={network.dim}, n_samples={N})"
+    assert repr(problem) == str(problem) == shown
+    if not torch:
+        free = eosim.from_jax(lambda p: (p**2).sum(), np.ones(3))
+        assert repr(free) == "AutodiffProblem(JAX <lambda>, dim=3)"

@@ -5,6 +5,7 @@ A row is (what the user does, exception, regular expression that the message mus
 
 import enum
 import inspect
+import math
 import re
 from dataclasses import dataclass
 
@@ -666,7 +667,17 @@ row(
     "problem must be an instance, got the class Cosine",
 )
 row("problem array", lambda: run(problem=np.eye(2)), TypeError, "problem.*ndarray has no dim")
-row("problem function", lambda: run(problem=lambda x: x), TypeError, "problem.*function has no dim")
+for make in (
+    lambda function: run(problem=function),
+    lambda function: principal(problem=function),
+    lambda function: measure.loss(function, [1.0]),
+):
+    row(
+        f"problem function {len(ROWS)}",
+        lambda make=make: make(lambda x: x),
+        TypeError,
+        r"problem.*function has no dim. Make .* by from_functions\(loss, gradient, dim=...\)",
+    )
 row("theta0 None", lambda: run(None), TypeError, "theta0.*None")
 for value, exception, words in (
     ([1.0], ValueError, r"theta0 must have shape \(2,\), got \(1,\)"),
@@ -1069,6 +1080,60 @@ row(
     "Cosine is no least-squares problem",
 )
 row(
+    "threshold of a problem",
+    lambda: stability.critical_lr(DATA, 2),
+    TypeError,
+    r"kernel must be .* got the problem LinearRegression; pass tangent_kernel\(problem, theta\)",
+)
+row(
+    "averages of a problem",
+    lambda: moments.Covariance(DATA, 0.1, 2),
+    TypeError,
+    r"kernel must be .* LinearRegression; pass tangent_kernel\(problem, theta\)",
+)
+for word, rate in (("BatchSharpness", 0), ("PreconditionedSharpness", 0.1)):
+    tracked = getattr(measure, word)
+    row(
+        f"{word} at a wrong theta",
+        lambda tracked=tracked, rate=rate: (
+            tracked()(DATA, [1.0], rule=GD, state=()) if rate else tracked(2)(DATA, [1.0])
+        ),
+        ValueError,
+        r"theta must have shape \(2,\), got \(1,\)",
+    )
+row(
+    "rate of change at no theta",
+    lambda: flows.loss_rate(principal(), "here"),
+    TypeError,
+    "theta must be an array of numbers, got 'here' of type str",
+)
+row(
+    "flow of another lr",
+    lambda: eosim.compare(BOWL, GD, [1, 2], 3, {"p": principal(0.2)}),
+    ValueError,
+    "flows: p must have the rule's lr, 0.1; got 0.2",
+)
+row(
+    "flow of another momentum",
+    lambda: eosim.compare(
+        BOWL, eosim.HeavyBall(0.1, 0.9), [1, 2], 3, [eosim.HeavyBallPrincipalFlow(BOWL, 0.1, 0.8)]
+    ),
+    ValueError,
+    "flows: HeavyBallPrincipalFlow must have the rule's momentum, 0.9; got 0.8",
+)
+row(
+    "functions that are not analytic",
+    lambda: functions(lambda x: np.sum(np.abs(x) ** 3) / 3, lambda x: np.abs(x) * x, analytic=True),
+    ValueError,
+    "analytic=True is wrong here: .*by a complex step.*by differences; leave analytic out",
+)
+row(
+    "functions of real numbers alone",
+    lambda: functions(lambda x: math.cosh(x[0]), lambda x: [math.sinh(x[0])], dim=1, analytic=True),
+    ValueError,
+    "analytic=True is wrong here: gradient fails at complex theta, ComplexWarning.*; leave analytic out",
+)
+row(
     "loading no path",
     lambda: eosim.Trajectory.load("missing.npz"),
     FileNotFoundError,
@@ -1100,7 +1165,11 @@ ARRAY = (
     ("with NaN", ValueError, "non-finite"),
 )
 # A state along a path: NaN there is a diverged path, not a mistake.
-POINT = (("many", ValueError, r"\(\)"), (np.ones(1), ValueError, r"\(1,\)"))
+POINT = (
+    ("many", TypeError, "'many'"),
+    (3.0, ValueError, r"\(\)"),
+    (np.ones(1), ValueError, r"\(1,\)"),
+)
 MATRIX_OR_KERNEL = ARRAY[:2]
 PROBLEM = ((np.eye(2), TypeError, "ndarray"), (None, TypeError, "NoneType"))
 RULE = ((0.1, TypeError, "float"), (eosim.HeavyBall, TypeError, "class HeavyBall"))
@@ -1959,6 +2028,11 @@ EXEMPT = {
         RESULT,
     ),
     "optimizers.base.needs_local": "asks a rule that check_rule has passed",
+    "sampling.Batches": RESULT,
+    **dict.fromkeys(
+        ("sampling.batch_blocks", "sampling.streams_at_once"),
+        "between modules: their callers have checked what they pass on",
+    ),
     "flows.ensemble.integrate_ensemble": "refused in the tests of flow ensembles",
     "data.from_cifar10": ELSEWHERE,
     "data.from_idx": ELSEWHERE,

@@ -2,13 +2,14 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from eosim.sampling import batch_moments
 from eosim.stability import TangentKernel, critical_lr, growth_rate
-from eosim.stability.alignment import alignment_band
+from eosim.stability.alignment import alignment_band, streaming_critical_lr
 from eosim.stability.bounds import (
     loss_proportional_critical_lr,
     lr_bounds,
@@ -205,6 +206,47 @@ def test_the_full_batch_has_only_the_edge(n):
         assert found[name].value == pytest.approx(2 / kernel.largest, rel=1e-10)
     for name in ("trace", "frobenius", "frobenius_uncentred"):
         assert found[name].value == math.inf
+
+
+@pytest.mark.parametrize("sampling", SCHEMES)
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-110, 1e-5, 1e-4, 1e4, 1e160, 1e300])
+def test_bounds_and_rates_have_no_unit(scale, sampling):
+    matrix = np.array([[2.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 1.0]])  # two of equal norm
+    kernel, other = TangentKernel.from_matrix(matrix), TangentKernel.from_matrix(matrix * scale)
+    expected = lr_bounds(kernel, 1, sampling=sampling)
+    for name, bound in lr_bounds(other, 1, sampling=sampling).items():
+        assert bound.value * scale == pytest.approx(expected[name].value, rel=1e-11), name
+        assert bound[2:] == expected[name][2:]
+    rates = one_step_rates(other, 0.1 / scale, 1, sampling=sampling)
+    assert rates == pytest.approx(one_step_rates(kernel, 0.1, 1, sampling=sampling), rel=1e-12)
+    band = alignment_band(other)
+    assert band == pytest.approx(alignment_band(kernel), rel=1e-11, abs=1e-14)
+
+
+@pytest.mark.parametrize("scale", [1e-305, 1e-150, 1e160, 1e300])
+def test_thresholds_of_spectra_have_no_unit(scale):
+    values = np.array([3.0, 1.0, 0.2])
+    for function in (
+        lambda x: loss_proportional_critical_lr(x, 0.5),
+        lambda x: loss_proportional_critical_lr(x, 0.0),
+        lambda x: streaming_critical_lr(x, 2),
+        lambda x: streaming_critical_lr(x[:1], 2, inputs="sphere"),
+    ):
+        assert function(values * scale) * scale == pytest.approx(function(values), rel=1e-13)
+
+
+@pytest.mark.parametrize("seed", [428, 1105, 1331])  # the two sides lead to different maxima
+def test_the_rank_one_bound_does_not_depend_on_the_signs_of_eigenvectors(seed):
+    generator = np.random.default_rng(seed)
+    n = int(generator.integers(3, 7))
+    J = generator.standard_normal((n, int(generator.integers(2, 6))))
+    kernel = TangentKernel.from_jacobian(J * generator.uniform(0.1, 3, n)[:, None])
+    found = []
+    for sign in (1.0, -1.0):
+        signs = np.append(sign, np.ones(len(kernel.eigenvalues) - 1))
+        turned = replace(kernel, eigenvectors=kernel.vectors() * signs)
+        found.append(lr_bounds(turned, 1, exact=False)["rank_one"].value)
+    assert found[0] == pytest.approx(found[1], rel=1e-8)
 
 
 # --- closed forms ----------------------------------------------------------------------------------

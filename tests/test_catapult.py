@@ -161,9 +161,60 @@ def test_the_closed_rate_is_the_edge_of_the_unnormalised_problem():
         assert (not abs(p @ q) < 1e6) == diverges
 
 
+def test_the_closed_rate_exists_at_every_balanced_net():
+    # u = v and y = P / 2: the two terms of the radicand vanish, by rounding not both
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        u = rng.standard_normal(3)
+        squares, product = float(u @ u + u @ u), float(u @ u)
+        nearly = product * (1 + 4e-16)  # as a product of other rounding
+        for p in (product, nearly, -nearly):
+            assert catapult.critical_lr(squares, p, p / 2) == pytest.approx(8 / squares, rel=1e-7)
+
+
+def test_the_closed_rate_is_a_root_of_the_margin():
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        u, v = rng.standard_normal((2, 3))
+        squares, product, target = float(u @ u + v @ v), float(u @ v), float(rng.normal())
+        lr = catapult.critical_lr(squares, product, target)
+        terms = (lr * squares, 4, lr * target * lr * (product - target))
+        assert abs(terms[0] - terms[1] - terms[2]) < 1e-14 * sum(map(abs, terms))
+        for scale in (1e-200, 1e200):  # squares of these leave the range
+            found = catapult.critical_lr(squares * scale, product * scale, target * scale)
+            assert found * scale == pytest.approx(lr, rel=1e-13)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, -2.0, 40.0, 1e6, 1e300])
+def test_the_orbit_on_the_boundary_obeys_its_map_at_every_step(angle):
+    eps = catapult.boundary_orbit(angle, 700)
+    assert eps[0] == pytest.approx(2 * math.cos(2 * math.remainder(angle, math.pi)), rel=1e-15)
+    # rounding of eps of 4e-16 times a slope of at most 9, and that of the cube of numbers up to 2
+    np.testing.assert_allclose(eps[1:], eps[:-1] ** 3 - 3 * eps[:-1], rtol=0, atol=1e-14)
+    a = 4 + 0.7 * eps
+    np.testing.assert_allclose(catapult.residual_map(eps, a, 0.7)[0][:-1], eps[1:], atol=2e-14)
+    if angle:
+        assert len(np.unique(eps.round(12))) > 690  # chaotic: it falls into no cycle
+
+
+def test_the_orbit_on_the_boundary_is_that_of_its_angle_until_rounding_has_tripled():
+    mpmath = pytest.importorskip("mpmath")
+    with mpmath.workdps(60):
+        exact = [2 * mpmath.cos(2 * mpmath.mpf(0.3))]
+        for _ in range(25):
+            exact.append(exact[-1] ** 3 - 3 * exact[-1])
+    errors = np.abs(catapult.boundary_orbit(0.3, 25) - np.array(exact, dtype=float))
+    assert (errors <= 4e-16 * 3.0 ** np.arange(1, 27)).all()
+
+
 @pytest.mark.parametrize(
     ("call", "exception", "words"),
     [
+        (
+            lambda: catapult.critical_lr(1.0, -3.0, 1.0),
+            ValueError,
+            r"squares must be at least 2 \|product\| .*squares = 1.0 with product = -3.0",
+        ),
         (lambda: catapult.phase_diagram(1.0, 4.0), ValueError, r"a must be at least 2 \|epsilon"),
         (lambda: catapult.phase_diagram(2.0, -1.0), ValueError, "w must not be negative"),
         (lambda: catapult.phase_diagram([2.0], [1e-3], max_steps=0), ValueError, "max_steps"),

@@ -90,6 +90,40 @@ def test_starts_on_the_edge_of_a_verdict_are_judged_by_the_rules():
     assert list(cells.steps[-2:]) == [0, 1]
 
 
+@pytest.mark.parametrize("label", [0.001, -0.3, 0.9])
+def test_a_start_without_loss_stays_at_its_minimum_in_every_route(label):
+    a = np.array([1.9, 2.0, 2.5, 4.5, 4.8, 6.0])
+    others = np.stack([np.zeros(6), np.full(6, 1e-4), np.zeros(6)])
+    cells = catapult.phase_diagram(a, others, label, max_steps=300, lyapunov=True)
+    alone = catapult.phase_diagram(a, 1e-4, label, max_steps=300, lyapunov=True)
+    eps, end = catapult.iterate(a, others, label, n_steps=300)
+    x, kernel = np.zeros(6), a
+    for _ in range(300):
+        x, kernel = catapult.residual_map(x, kernel, label)
+    assert (cells.label == label).all()
+    for row in (0, 2):
+        np.testing.assert_array_equal(cells.phase[row], np.where(a < 2, 0, Phase.BOUNDED))
+        np.testing.assert_array_equal(cells.steps[row], np.where(a < 2, 0, 300))
+        for name, value in {
+            "eps": 0,
+            "peak_w": 0,
+            "peak_ratio": 1,
+            "final_w": 0,
+            "period": 0,
+        }.items():
+            np.testing.assert_array_equal(getattr(cells, name)[row], value, name)
+        np.testing.assert_allclose(cells.final_a[row], a, rtol=1e-15)
+        np.testing.assert_allclose(cells.norm_ratio[row], 1, rtol=1e-15)
+        np.testing.assert_allclose(cells.imbalance[row] ** 2, a**2 - 4 * label**2, rtol=1e-14)
+        exponents = np.where(a < 2, 0, np.log(np.abs(1 - a)))  # a step multiplies by 1 - a, or 1
+        np.testing.assert_allclose(cells.lyapunov[row], exponents, atol=0.01)
+        np.testing.assert_array_equal((eps[row], end[row]), (x, kernel))
+    for name in cells._fields[:-1]:  # what is beside them does not change others
+        np.testing.assert_array_equal(getattr(cells, name)[1], getattr(alone, name), name)
+    with pytest.raises(ValueError, match=r"a must be at least 2 \|epsilon"):
+        catapult.phase_diagram(1.9 * abs(label), 0.0, label)
+
+
 def test_a_cell_has_the_same_bits_whichever_cells_are_beside_it():
     a, w = starts(200, 5.0)
     whole = catapult.phase_diagram(a, w, max_steps=300)

@@ -465,6 +465,38 @@ def test_a_bracket_without_a_boundary_or_with_a_reversed_one_gives_no_number():
         assert np.isnan(found.ratio)
 
 
+@pytest.mark.parametrize("samples", [4, 5, 7, 16, 100])
+def test_the_search_for_a_boundary_ends_whatever_the_number_of_parts(samples):
+    calls = []
+
+    def diagram_of(ratio):
+        calls.append(ratio)
+        assert len(calls) < 1000
+        return teeth(3.7)(ratio)
+
+    edge = catapult.phase_boundary(diagram_of, 3, 5, samples=samples)
+    assert edge.ratio == pytest.approx(3.7, rel=1e-12)
+    assert edge.lower <= 3.7 <= edge.upper
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1.0, 1e300])
+@pytest.mark.parametrize("place", [0.0, 1e-300, -1e-30, 1e-9, 0.3])
+def test_a_boundary_at_0_is_found_to_the_square_of_the_tolerance(place, scale):
+    calls = []
+
+    def diagram_of(ratio):
+        calls.append(ratio)
+        assert len(calls) < 2000
+        return teeth(place * scale)(ratio)
+
+    edge = catapult.phase_boundary(diagram_of, -scale, 0.7 * scale)
+    assert not edge.ragged
+    assert edge.lower <= place * scale <= edge.upper
+    # as near as floats are dense: 5e-324 is the smallest
+    error = max(1e-12 * abs(place) * scale, 1.7e-24 * scale, 1e-323)
+    assert edge.upper - edge.lower <= error
+
+
 def test_the_boundary_of_a_spread_spectrum_is_ragged():
     # pure quadratic nets, spectrum +-U(0.2, 2), N = 1000; every start of the grid is one net
     rng = np.random.default_rng(1)
@@ -535,7 +567,7 @@ def test_the_boundary_of_leaky_nets_is_ragged():
         (lambda: catapult.homogeneous_phases(2.0, 4, 0, max_steps=0), ValueError, "max_steps"),
         (lambda: catapult.infinite_relu_phases(2.0, 0.0), ValueError, "kick must not be 0"),
         (lambda: catapult.phase_boundary(teeth(1), 3, 3), ValueError, "low must be below high"),
-        (lambda: catapult.phase_boundary(teeth(1), 3, 4, samples=1), ValueError, "samples must"),
+        (lambda: catapult.phase_boundary(teeth(1), 3, 4, samples=3), ValueError, "samples .* >= 4"),
         (lambda: catapult.phase_boundary(teeth(1), 3, 4, rtol=0.0), ValueError, "rtol must be"),
         (lambda: catapult.phase_boundary(teeth(1), 3, 4, beyond=[9]), ValueError, "9 is not a val"),
         (

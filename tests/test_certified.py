@@ -1,10 +1,14 @@
 """Enclosures: they hold the exact value, are tight, and are refused in words where nothing is proved."""
 
 import copy
+import functools
 import math
 import sys
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import mpmath
 import numpy as np
@@ -14,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import eosim
-from eosim.certified import CannotCertify, Enclosure, balls, positive_pivots
+from eosim.certified import CannotCertify, Enclosure
 from eosim.measure import sharpness
 from eosim.sampling import batch_moments
 from eosim.stability import (
@@ -158,6 +162,15 @@ def test_a_rule_may_branch_on_its_hyperparameters_and_hold_constants_of_its_own(
         assert ulps(enclosure) <= 1
 
 
+@dataclass(frozen=True)
+class Inner:
+    beta: float
+
+
+class InnerTuple(NamedTuple):
+    beta: float
+
+
 @given(SHARE)
 def test_hyperparameters_are_exact_wherever_a_rule_keeps_them(beta):
     class Plain(Custom):
@@ -176,13 +189,32 @@ def test_hyperparameters_are_exact_wherever_a_rule_keeps_them(beta):
 
     exact = 2 / (Fraction(0.1) * (1 - Fraction(beta)))
     rules = [Slots(beta), Plain(lambda self, theta, g: theta - self.lr * (1 - self.momentum) * g)]
-    for container in ((beta,), [beta], np.array([beta]), {0: beta}):
+    for container in ((beta,), [beta], deque([beta]), np.array([beta]), {0: beta}):
         rules.append(Custom(lambda self, theta, g: theta - self.lr * (1 - self.betas[0]) * g))
         rules[-1].betas = container
+    for inner in (Inner(beta), InnerTuple(beta), SimpleNamespace(beta=beta)):
+        rules.append(Custom(lambda self, theta, g: theta - self.lr * (1 - self.inner.beta) * g))
+        rules[-1].inner = inner
     for rule in rules:
         enclosure = critical_sharpness(rule, certify=True)
         assert exact in enclosure
         assert ulps(enclosure) <= 1
+
+
+def test_what_a_rule_has_computed_and_kept_is_computed_anew():
+    class Cached(Custom):
+        @functools.cached_property
+        def share(self):
+            return (1 - self.lr) ** 3
+
+    rule = Cached(lambda self, theta, gradient: theta - self.share * gradient)
+    for _ in range(2):
+        for lr in (0.1, 0.3, 0.7):
+            rule = Cached(rule.update, lr)
+            assert rule.share > 0
+            enclosure = critical_sharpness(rule, certify=True)
+            assert 2 / (1 - Fraction(lr)) ** 3 in enclosure
+            assert ulps(enclosure) <= 1
 
 
 class Debiased:
@@ -227,7 +259,7 @@ def test_a_rule_without_a_proof_is_refused(rule, words):
 
 
 def test_an_adaptive_rule_is_refused_as_without_a_proof():
-    with pytest.raises(ValueError, match="freeze the preconditioner"):
+    with pytest.raises(ValueError, match="needs a linear rule, but RMSProp"):
         critical_sharpness(eosim.RMSProp(0.1), certify=True)
 
 
@@ -236,86 +268,6 @@ def test_certifying_leaves_a_rule_as_it_was():
     critical_sharpness(rule, certify=True)
     assert rule.rule == eosim.HeavyBall(0.1)
     assert rule.diagonal.dtype == float
-
-
-# --- sharpness ----------------------------------------------------------------------------------
-
-
-def certified(matrix) -> Enclosure:
-    return sharpness(eosim.Quadratic(matrix), np.zeros(len(matrix)), certify=True)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_the_largest_eigenvalue_in_high_precision_is_enclosed(seed):
-    generator = np.random.default_rng(seed)
-    matrix = cases.symmetric(generator.standard_normal(8) * 10.0 ** generator.integers(-6, 7), seed)
-    with mpmath.workdps(60):
-        exact = max(mpmath.eigsy(mpmath.matrix(matrix.tolist()), eigvals_only=True))
-        enclosure = certified(matrix)
-        assert exact in enclosure
-        assert exact not in certified(matrix + np.diag(np.full(8, 1e-14 * abs(float(exact)))))
-    assert ulps(enclosure) <= 4
-
-
-@pytest.mark.parametrize(
-    "eigenvalues", [[3, 1, 0, -5], [2, 2, 2, 2], [7, 7, 7, -1], [0, 0, -1, -2], [-1, -1, -2, -3]]
-)
-def test_multiple_zero_and_negative_eigenvalues_are_enclosed(eigenvalues):
-    basis = scipy.linalg.hadamard(4)
-    matrix = basis @ np.diag(eigenvalues) @ basis.T / 4  # exact
-    lower, upper = certified(matrix)
-    assert lower <= max(eigenvalues) <= upper
-    assert upper - lower <= 1e-14
-
-
-def test_zero_and_extreme_matrices_are_enclosed():
-    for scale in (0.0, 5e-324, 1e-300, 1e300):
-        lower, upper = certified(scale * np.eye(3))
-        assert lower <= scale <= upper
-        assert upper - lower <= max(4e-16 * scale, 1e-323)
-
-
-def test_a_hundred_parameters_are_no_obstacle():
-    matrix = cases.symmetric(np.linspace(-1, 1, 100) ** 3)
-    enclosure = certified(matrix)
-    assert ulps(enclosure) <= 4
-    assert enclosure.lower == pytest.approx(np.linalg.eigvalsh(matrix)[-1], rel=1e-13)
-
-
-def test_a_singular_matrix_has_no_sign_at_any_precision():
-    third = np.array([[3.0, 1.0, 4.0], [1.0, 5.0, 6.0], [4.0, 6.0, 10.0]])  # row 1 plus row 2
-    assert positive_pivots(balls(third), 0.0) is None
-    assert positive_pivots(balls(third), -1e-30) == 3
-    assert positive_pivots(balls(third), 1e-30) == 2
-
-
-def test_the_symmetric_part_of_a_hessian_counts():
-    class Skewed:
-        dim = 2
-
-        def hessian(self, theta):
-            return np.array([[0.0, 1.5], [0.5, 0.0]])
-
-    assert 1 in sharpness(Skewed(), np.zeros(2), certify=True)
-
-
-def test_a_large_hessian_is_refused_with_its_size_and_what_to_do():
-    bowl = eosim.Quadratic(np.eye(300))
-    with pytest.raises(
-        CannotCertify, match=r"at most 256 parameters, got 300; without it the resid"
-    ):
-        sharpness(bowl, np.zeros(300), certify=True)
-
-
-def test_the_measurement_is_what_it_was():
-    bowl = eosim.Quadratic(cases.symmetric([1.0, 3.0, -2.0]))
-    value, residual, converged = sharpness(bowl, np.ones(3))
-    assert (value, residual, converged) == sharpness(bowl, np.ones(3), certify=False)
-    path = eosim.run(
-        bowl, eosim.GradientDescent(0.1), np.ones(3), 2, record={"sharpness": sharpness}
-    )
-    assert path["sharpness.value"].tolist() == [value] * 3
-    assert value == pytest.approx(certified(bowl.hessian(np.ones(3))).lower, rel=1e-14)
 
 
 # --- the second moment of SGD -------------------------------------------------------------------
@@ -489,6 +441,53 @@ def test_without_noise_the_enclosure_holds_the_edge(momentum):
     )
 
 
+@pytest.mark.parametrize(
+    ("n_samples", "dim", "seed"),
+    [(64, 10, 0), (64, 10, 1), (64, 1, 0), (24, 23, 0), (24, 24, 0)]
+    + [(20, 6, seed) for seed in range(4)],
+)
+def test_kernels_of_any_rank_are_certified(n_samples, dim, seed):
+    generator = np.random.default_rng(seed)
+    inputs, targets = generator.standard_normal((n_samples, dim)), np.zeros(n_samples)
+    kernel = tangent_kernel(eosim.LinearRegression(inputs, targets), np.zeros(dim))
+    for momentum in (0.0, 0.9):
+        enclosure = critical_lr(kernel, 2, momentum=momentum, certify=True)
+        assert relative_width(enclosure) < 1e-13
+        assert critical_lr(kernel, 2, momentum=momentum) == pytest.approx(
+            enclosure.lower, rel=1e-11
+        )
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.75])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_the_factors_of_a_kernel_are_taken_exactly(rank, momentum):
+    """Orthogonal to 1e-3 only, and of so few digits that the product has no rounding."""
+    from eosim.stability.second_moment import SecondMoment
+
+    generator = np.random.default_rng(rank)
+    vectors = scipy.linalg.hadamard(4)[:, :rank] / 2 + generator.integers(-4, 5, (4, rank)) / 4096
+    values = np.array([2.0, 1.25, 0.5])[:rank]
+    matrix = vectors * values @ vectors.T
+    exact = np.vectorize(Fraction, otypes=[object])
+    assert (exact(vectors) * exact(values) @ exact(vectors).T == exact(matrix)).all()
+    moments = batch_moments(4, 1)
+    enclosure = critical_lr(matrix, 1, momentum=momentum, certify=True)
+    factors = SecondMoment((vectors, values), 1, *moments, momentum)
+    guess = enclosure.lower / 2 + enclosure.upper / 2
+    other = factors.enclose_critical_lr(guess)
+    assert other.lower <= enclosure.upper
+    assert enclosure.lower <= other.upper
+    assert relative_width(other) < 1e-12
+
+
+def test_a_kernel_that_is_too_ill_conditioned_is_refused_with_its_ends():
+    vectors = np.linalg.qr(np.random.default_rng(0).standard_normal((12, 5)))[0]
+    kernel = TangentKernel(np.logspace(0, -11, 5), vectors, 12)
+    words = r"critical_lr is near 0\.00.* reach from 1e-11 to 1, .* at momentum 0.999"
+    with pytest.raises(CannotCertify, match=words):
+        critical_lr(kernel, 2, momentum=0.999, certify=True)
+
+
 def test_samples_in_excess_of_parameters_and_equal_samples_are_fine():
     enclosure = critical_lr(np.ones((3, 3)), 1, certify=True)
     assert Fraction(2, 3) in enclosure  # equal norms: 2 / tr at B = 1
@@ -539,6 +538,11 @@ def test_the_polynomial_is_the_denominator_of_the_response(mu, R):
             lambda: critical_lr([[1.0, 1.0], [1.0, 1 - 2.0**-52]], 1, certify=True),
             CannotCertify,
             r"positive semidefinite as the exact matrix of its floats.* lies in \[-1",
+        ),
+        (
+            lambda: critical_lr([[2.0, 1.0], [1.0 + 2.0**-52, 2.0]], 1, certify=True),
+            CannotCertify,
+            r"kernel must be symmetric to the last digit to be certified; pass \(kernel \+ kernel.T\) / 2",
         ),
         (
             lambda: growth_rate([[2.0, 1.0], [1.0, 2.0]], 1e90, 1, certify=True),
@@ -596,7 +600,7 @@ def test_an_enclosure_holds_exactly_what_lies_between():
         lambda: critical_sharpness(eosim.HeavyBall(0.1), certify=True),
         lambda: critical_lr(np.eye(2), 1, certify=True),
         lambda: growth_rate(np.eye(2), 0.1, 1, certify=True),
-        lambda: certified(np.eye(2)),
+        lambda: sharpness(eosim.Quadratic(np.eye(2)), np.zeros(2), certify=True),
     ],
 )
 def test_without_flint_the_message_names_the_extra(function, monkeypatch):
@@ -613,3 +617,17 @@ def test_rates_at_the_ends_of_the_floats_are_enclosed_or_refused_at_once(lr):
     else:
         with pytest.raises(CannotCertify, match=r"range of floats|not finite"):
             growth_rate(ntk, lr, 1, certify=True)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("sampling", ["without_replacement", "with_replacement", "bernoulli"])
+def test_a_sample_without_gradient_only_makes_the_others_rarer(position, sampling):
+    """Modes that never meet: E (1 - lr K n/B)^2 of the larger one is 1 at the threshold, by hand."""
+    kernel = np.diag(np.insert([2.0, 1.0], position, 0.0))
+    kept, noise = batch_moments(3, 1, sampling)
+    # (1 - x)^2 -> 1 - 2x + (kept + 3 noise) x^2 with x = lr times the eigenvalue 2
+    threshold = 2 / (kept + 3 * noise) / 2
+    assert critical_lr(kernel, 1, sampling=sampling) == pytest.approx(threshold, rel=1e-12)
+    proved = critical_lr(kernel, 1, sampling=sampling, certify=True)
+    assert proved.lower <= threshold <= proved.upper
+    assert proved.upper - proved.lower < 1e-12

@@ -245,6 +245,26 @@ def test_the_rate_does_not_depend_on_the_size_of_the_gradient(size):
     assert rates(path)[0] == pytest.approx(2 / speed(TILTED, START), rel=1e-9)
 
 
+@pytest.mark.parametrize("product", ["exact", "difference"])
+@pytest.mark.parametrize("p", [2.0, 5.0])
+def test_a_power_of_the_curvature_beyond_all_floats_is_a_rate_all_the_same(p, product):
+    sharp, flat = eosim.Quadratic([[1e200]]), eosim.Quadratic([[1e-200]])
+    path = eosim.run(sharp, DAL(p, product=product), [1.0], 3)
+    assert path.status is Status.COMPLETED
+    np.testing.assert_array_equal(rates(path), 0.0)
+    np.testing.assert_array_equal(path.theta, 1.0)
+    path = eosim.run(flat, DAL(p), [1.0], 3)
+    np.testing.assert_array_equal(rates(path), 5.0)
+
+
+def test_a_curvature_that_is_no_number_is_no_flat_direction():
+    problem = eosim.from_functions(
+        lambda x: x @ x / 2, lambda x: x, lambda x, v: v if x[0] == 2 else v * np.nan, dim=1, at=[2]
+    )
+    assert eosim.run(problem, DAL(), [2.0], 1, record={}).status is Status.COMPLETED
+    assert eosim.run(problem, DAL(), [1.0], 3, record={}).status is Status.DIVERGED
+
+
 def test_momentum_takes_the_adjusted_rate_and_keeps_its_coefficient():
     problem, theta = edge_network()
     rule = DAL(1.0, momentum=0.6)

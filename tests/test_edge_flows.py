@@ -19,6 +19,7 @@ from eosim.flows._complementarity import NoSolution, solve_complementarity
 from eosim.flows._modes import top_modes
 from eosim.optimizers import ScalarRMSProp
 from eosim.trajectory import RunState, Status
+from tests.cases import symmetric
 
 LR = 0.02
 DESCENT = eosim.GradientDescent(LR)
@@ -135,6 +136,33 @@ def test_modes_of_a_crowded_spectrum_are_found_and_those_below_the_floor_roughly
     rough = top_modes(problem, np.zeros(301), one, 6, None, floor=1.25)
     assert abs(rough.values[0] - 1.3) < 1e-10
     np.testing.assert_allclose(rough.values, values[:6], rtol=0.02)
+
+
+@pytest.mark.parametrize("k", [1, 30, 31, 32, 48, 62, 63, 64, 65, 100])
+def test_any_number_of_modes_is_found(k):
+    # Beyond 30 of 65 a block and its residuals would be more vectors than there are directions.
+    matrix, zero = symmetric(np.linspace(-1, 2.1, 65), 3), np.zeros(65)
+    expected = np.append(np.linspace(2.1, -1, 65), -np.inf)
+    found = top_modes(eosim.Quadratic(matrix), zero, zero + 1, k, None)
+    assert found.vectors.shape == (65, min(k, 65))
+    np.testing.assert_allclose(found.values, expected[: min(k, 65)], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        matrix @ found.vectors, found.vectors * found.values, rtol=1e-6, atol=1e-7
+    )
+    assert found.following == pytest.approx(expected[min(k, 65)], rel=0.05)
+
+
+@pytest.mark.parametrize("k", [33, 65])
+def test_flows_take_as_many_modes_as_there_are_parameters(k):
+    values, times = np.linspace(0.1, 1.9, 65), np.array([0.0, 1.0, 2.0])
+    valley, start = eosim.Quadratic(np.diag(values)), np.ones(65)
+    edge = eosim.integrate(EdgeFlow(valley, 1.0, n_modes=k), start, times, record={})
+    assert edge.status is Status.COMPLETED
+    central = eosim.integrate(
+        CentralFlow(valley, eosim.GradientDescent(1.0), n_modes=k + 35), start, times, record={}
+    )
+    decay = np.exp(-np.multiply.outer(times, values))
+    np.testing.assert_allclose(central.theta, decay, rtol=1e-7)
 
 
 # --- one mode at the edge ---

@@ -263,9 +263,17 @@ def test_flows_that_end_early_say_so_in_the_escape_figure(quick_arrays):
     arrays = quick_arrays("escape")
     figure = command.load("escape").draw(arrays)
     words = " ".join(text for text, _ in text_boxes(figure))
-    for case in ("valley_principal", "cosine_principal", "saddle_order2", "saddle_order4"):
+    for case, said in (
+        ("valley_principal", "the principal flow blows up after"),
+        ("cosine_principal", "the principal flow blows up after"),
+        ("saddle_order2", "order 2: stops at"),
+        ("saddle_order4", "order 4: stops at"),
+    ):
         assert str(arrays[f"{case}_status"]) != "COMPLETED"
-        assert str(arrays[f"{case}_status"]) in words
+        assert f"{said} iterate {len(arrays[case]) - 1}" in words
+    completed = changed(arrays, cosine_principal_status=lambda status: np.array("COMPLETED"))
+    words = [text for text, _ in text_boxes(command.load("escape").draw(completed))]
+    assert sum("blows up" in text for text in words) == 1
 
 
 def test_a_principal_flow_ten_times_worse_fails_the_instability_figure(quick_arrays):
@@ -274,6 +282,14 @@ def test_a_principal_flow_ten_times_worse_fails_the_instability_figure(quick_arr
     assert (
         sum("restart at" in quantity for quantity in failing("loss_along_instability", worse)) == 8
     )
+
+
+def test_an_order_3_that_never_overtakes_fails_the_instability_figure(quick_arrays):
+    arrays = quick_arrays("loss_along_instability")
+    behind = changed(arrays, global_order3=lambda distance: 3 * distance)
+    assert failing("loss_along_instability", behind) == [
+        "from 20: modified flow, order 3 / principal flow, step 20"
+    ]
 
 
 def test_a_rate_two_per_cent_lower_is_noticed_in_the_dal_figure(quick_arrays):

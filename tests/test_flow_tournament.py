@@ -138,13 +138,26 @@ def test_a_wrong_number_fails_its_row(arrays, name, change, quantity):
 # --- the picture --------------------------------------------------------------------------------
 
 
-def test_the_picture_has_a_tile_for_every_error_and_says_where_flows_end(arrays):
-    figure = tournament.draw(arrays)
-    words = " ".join(text for text, _ in text_boxes(figure))
-    for key, status in arrays.items():
-        if key.endswith("_status") and str(status) != "COMPLETED":
-            reached = arrays[key.replace("_status", "_reached")]
-            assert f"{str(status).replace('_', ' ').lower()}\nat {reached}" in words
+@pytest.fixture(scope="module")
+def figure(arrays):
+    return tournament.draw(arrays)
+
+
+def tiles(figure):
+    return [patch for axes in figure.axes for patch in axes.patches if isinstance(patch, Rectangle)]
+
+
+def test_the_picture_has_a_tile_for_every_error_and_says_where_flows_end(arrays, figure):
+    words = " ".join(text for text, _ in text_boxes(figure)).replace("\n", " ")
+    for match, game in tournament.MATCHES.items():
+        for entrant, kind in tournament.ENTRANTS.items():
+            status = str(arrays.get(f"{match}_{entrant}_status", "COMPLETED"))
+            if status != "COMPLETED":
+                reached = arrays[f"{match}_{entrant}_reached"]
+                assert (
+                    f"{kind.label}, {game.short}: {tournament.ENDINGS[status]} at {reached}"
+                    in words
+                )
     errors = np.concatenate([v for key, v in arrays.items() if key.endswith("_errors")])
     expected = [
         np.sum(errors < 0.1),
@@ -152,11 +165,38 @@ def test_the_picture_has_a_tile_for_every_error_and_says_where_flows_end(arrays)
         np.sum(errors >= 0.5),
     ]
     # The key is one axes with a tile of each.
-    tiles = [
-        to_hex(patch.get_facecolor())
-        for axes in figure.axes
-        for patch in axes.patches
-        if isinstance(patch, Rectangle)
-    ]
+    drawn = [to_hex(tile.get_facecolor()) for tile in tiles(figure)]
     fills = [to_hex(fill) for fill, _ in tournament.LEVELS]
-    assert [tiles.count(fill) - 1 for fill in fills] == expected
+    assert [drawn.count(fill) - 1 for fill in fills] == expected
+
+
+def test_frames_are_around_the_best_of_every_match_unless_all_are_off_by_half(arrays, figure):
+    framed = sum(to_hex(tile.get_edgecolor()) == tournament._style.INK for tile in tiles(figure))
+    expected = 0
+    for index in range(len(JUDGED)):
+        for match in tournament.MATCHES:
+            found = [
+                v[index] for k, v in arrays.items() if k.startswith(match) and k.endswith("_errors")
+            ]
+            best = np.nanmin(found)
+            expected += sum(e < 0.5 and (e <= 0.01 or e <= 1.05 * best) for e in found)
+    assert framed == expected
+    assert 24 < expected < 60
+
+
+def test_the_costs_shown_are_those_of_the_network(arrays, figure):
+    words = [text for text, _ in text_boxes(figure)]
+    for entrant in tournament.ENTRANTS:
+        assert f"{arrays[f'network_{entrant}_cost'][1]:.0f}" in words
+
+
+def test_every_way_to_end_early_has_its_word_and_no_list_of_them_is_clipped(arrays):
+    early = {status.name for status in eosim.Status} - {"COMPLETED", "CONVERGED"}
+    assert set(tournament.ENDINGS) == early
+    broken = {key: np.array("BUDGET_SPENT") for key in arrays if key.endswith("_status")}
+    some = dict(list(broken.items())[:9])
+    figure = tournament.draw({**arrays, **some})
+    width, height = figure.canvas.get_width_height()
+    assert all(box.x1 <= width and box.y1 <= height for _, box in text_boxes(figure))
+    words = " ".join(text for text, _ in text_boxes(figure)).replace("\n", " ")
+    assert words.count("too costly") == len(some)

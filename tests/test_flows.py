@@ -3,6 +3,7 @@
 import dataclasses
 import time
 
+import mpmath
 import numpy as np
 import pytest
 from scipy.linalg import logm
@@ -10,6 +11,7 @@ from scipy.linalg import logm
 import eosim
 from eosim import Status
 from eosim.flows import principal_coefficient
+from eosim.flows.ensemble import integrate_ensemble
 from tests import naive
 from tests.cases import FLOWS, QUARTIC_TERMS, regression, rotation, symmetric
 
@@ -262,6 +264,71 @@ def test_the_closed_form_needs_no_ordered_times():
     flow = eosim.PrincipalFlow(eosim.Quadratic([[1.5]]), 1.0)
     states = eosim.closed_form(flow, [1.0], [2, 0, 1])
     np.testing.assert_allclose(states[:, 0], [0.25, 1, -0.5], rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("start", [[1.0, 1.0, -2.0], [0.0, 1.0, 0.0], [0.0, 1.0, -2.0]], ids=str)
+def test_a_mode_beyond_the_largest_float_leaves_the_others_finite(start):
+    flow = eosim.GradientFlow(eosim.Quadratic(np.diag([-1.0, 1e-3, -0.5]), [3.0, 0.0, 0.0]))
+    start = np.array(start) + flow.problem.center
+    states = eosim.closed_form(flow, start, [0.0, 1.0, 800.0, 1600.0, 1e300])
+    decay = np.exp([-0.0, -1e-3, -0.8, -1.6, -1e297])
+    np.testing.assert_array_equal(states[0], start)
+    np.testing.assert_allclose(states[:, 1], decay, rtol=1e-13)
+    first, last = start[0] - 3, start[2]
+    assert states[1, 0] == pytest.approx(3 + first * np.e, rel=1e-15)
+    np.testing.assert_array_equal(states[2:, 0], [np.inf if first else 3.0] * 3)
+    np.testing.assert_array_equal(states[3:, 2], [-np.inf if last else 0.0] * 2)
+    assert states[2, 2] == pytest.approx(last * np.exp(400.0), rel=1e-13)
+
+
+def test_a_coordinate_is_finite_or_infinite_as_its_own_sum_is():
+    matrix = symmetric([-1.0, -0.99, 0.3], seed=2)
+    values, vectors = np.linalg.eigh(matrix)
+    flow, times = eosim.GradientFlow(eosim.Quadratic(matrix)), [700.0, 715.0, 1000.0, 5000.0]
+    start = vectors @ np.array([1e-5, -3.0, 2.0])
+    weights = vectors.T @ start
+    grown = [
+        [w * mpmath.exp(-mpmath.mpf(t) * x) for w, x in zip(weights, values, strict=True)]
+        for t in times
+    ]
+    expected = [[float(mpmath.fdot(row, parts)) for row in vectors.tolist()] for parts in grown]
+    assert np.isfinite(expected[1]).any()  # although e^715 is not
+    assert np.isposinf(expected).any()
+    assert np.isneginf(expected).any()
+    np.testing.assert_allclose(eosim.closed_form(flow, start, times), expected, rtol=1e-11)
+
+
+def test_beyond_the_largest_float_a_complex_flow_is_infinite_where_its_mode_is():
+    flow = eosim.PrincipalFlow(eosim.Quadratic(np.diag([3.0, 0.25])), 1.0)
+    states = eosim.closed_form(flow, [0.0, 1.0], [1000.0, 1100.0])
+    np.testing.assert_array_equal(states[:, 0], 0)
+    np.testing.assert_allclose(states[:, 1], 0.75 ** np.array([1000.0, 1100.0]), rtol=1e-12)
+    state = eosim.closed_form(flow, [1.0, 1.0], [1101.0])[0]
+    assert np.isneginf(state[0].real)  # (-2)^1101
+    assert state[1] == pytest.approx(0.75**1101, rel=1e-12)
+    state = eosim.closed_form(flow, [1.0, 1.0], [1024 + 1 / 3])[0]  # a sixth of a turn
+    assert state[0].real == pytest.approx(2.0**1023 * 2 ** (1 / 3), rel=1e-9)
+    assert np.isposinf(state[0].imag)
+
+
+def test_at_one_every_form_falls_to_the_floor_within_a_step():
+    # 1e-16 of itself, on the real axis and off it, in closed form, compiled or not.
+    flow = eosim.PrincipalFlow(eosim.Quadratic(np.diag([1.0, 0.5])), 1.0)
+    ball = eosim.HeavyBallPrincipalFlow(flow.problem, 1.0, momentum=0.0)
+    logarithm = np.log(1e-16)
+    for one in (flow, ball):
+        assert one.coefficient(1.0) == pytest.approx(logarithm, rel=1e-15)
+        theta = np.array([1.0, 0.0])
+        assert one.field(theta)[0] == pytest.approx(logarithm, rel=1e-15)
+        assert one.field(theta, one.init(theta + 0j))[0] == pytest.approx(logarithm, rel=1e-15)
+    below = 1 - 2.0**-53  # the next float has its own logarithm
+    assert flow.coefficient(below) == pytest.approx(-53 * np.log(2), rel=1e-15)
+    times = np.array([0.125, 0.25])
+    expected = np.stack([1e-16**times, 0.5**times], axis=1)
+    np.testing.assert_allclose(eosim.closed_form(flow, [1.0, 1.0], times), expected, rtol=1e-13)
+    for method in ("generic", "compiled"):
+        paths = integrate_ensemble(flow, [[1.0, 1.0]], times, method=method)
+        np.testing.assert_allclose(paths.theta[0], expected, rtol=1e-7)
 
 
 def test_a_linear_model_is_followed_exactly_too():

@@ -377,3 +377,68 @@ def test_thresholds_scale_with_kernels_of_any_size(kind, scale):
     matrix = np.array([[1.0, 0.3, 0.1], [0.3, 0.8, 0.2], [0.1, 0.2, 0.6]])
     expected = critical_lr(matrix, 1, kind=kind)
     assert critical_lr(matrix * scale, 1, kind=kind) * scale == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("distance", [1e-6, 1e-9, 1e-12, 1e-13, 1e-14, 2.0**-53])
+def test_thresholds_vanish_with_the_distance_of_momentum_from_1(distance):
+    """x = (1 - mu) s: there two different modes decouple, and one has a weight without 1 - mu."""
+    matrix = np.array([[2.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 1.0]])
+    values, V = np.linalg.eigh(matrix)
+    mu = 1 - distance
+    distance = 1 - mu  # as the floats have it
+    for sampling in SAMPLINGS:
+        kept, noise = batch_moments(3, 1, sampling)
+
+        def weight(scaled, kept=kept, noise=noise):
+            s = scaled * values
+            return noise * s / (2 + (1 - kept) * s)
+
+        limits = {
+            "exact": lambda s: np.linalg.eigvalsh(3 * (V**2 * weight(s)) @ (V**2).T)[-1],
+            "finite": lambda s: weight(s).sum(),
+            "delocalised": lambda s: weight(s, kept=1.0).sum(),
+            "trace": lambda s: weight(s, kept=1.0).sum(),
+        }
+        limits["closure"] = limits["exact"]
+        for kind, norm in limits.items():
+            found = critical_lr(matrix, 1, kind=kind, sampling=sampling, momentum=mu) / distance
+            assert norm(found) == pytest.approx(1, rel=10 * distance + 1e-12), kind
+
+
+@pytest.mark.parametrize("distance", [1e-6, 1e-10, 1e-13, 1e-15])
+def test_growth_rates_near_momentum_1_are_those_of_the_distance_from_it(distance):
+    mu, kernel = 1 - distance, np.array([[2.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 1.0]])
+    lr = 0.1 * (1 - mu)
+    rate = growth_rate(kernel, lr, 1, momentum=mu)
+    # the modes turn with a radius of the root of mu, and noise adds a part of what they lose
+    assert mu * (1 - 1e-15) <= rate <= 1
+    reference = growth_rate(kernel, 0.1 * 1e-4, 1, momentum=1 - 1e-4)
+    assert rate - 1 == pytest.approx((reference - 1) * distance / 1e-4, rel=1e-3, abs=1e-12)
+
+
+def test_the_parts_of_responses_keep_their_digits_near_momentum_1():
+    mpmath = pytest.importorskip("mpmath")
+    for distance in (1e-3, 2e-8, 1e-9, 1e-15):
+        mu = 1 - distance
+        for x, y, above in ((0.3, 1.2, 0.1), (1e-3, 5.0, 2.0)):
+            x, y, rate = x * distance, y * distance, 1 + above * distance
+            found = mean_square.kernel_weight(x, y, mu, 0.5, 0.5)
+            unit, determinant = mean_square.moment_response(x, y, mu, rate)
+            radius = mean_square._mode_radius(np.array([x * distance, x, 3.0]), mu)
+            with mpmath.workdps(60):
+                X, Y, M, R = map(mpmath.mpf, (x, y, mu, rate))
+                drift = (1 - M) * (X + Y) + M * (X - Y) ** 2 / (1 - M**2)
+                drift += X * Y / 2 - (1 - M) / (1 + M) * X * Y
+                weight = float(X * Y / 2 / drift)
+                S, T = 1 + M - X, 1 + M - Y
+                exact = R**4 - S * T * R**3 + (M * S**2 + M * T**2 - 2 * M**2) * R**2
+                exact += -(M**2) * S * T * R + M**4
+                response = float(R * (R**2 - M**2) / exact)
+                roots = []
+                for z in (X * mpmath.mpf(distance), X, mpmath.mpf(3.0)):
+                    trace = 1 + M - z
+                    gap = mpmath.sqrt(mpmath.mpc(trace**2 - 4 * M))
+                    roots.append(float(max(abs(trace + gap), abs(trace - gap)) / 2))
+            assert found == pytest.approx(weight, rel=1e-14, abs=0)
+            assert unit / determinant == pytest.approx(response, rel=1e-13)
+            np.testing.assert_allclose(radius, roots, rtol=1e-15)

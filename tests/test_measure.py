@@ -155,6 +155,33 @@ def test_spectra_of_models_need_a_least_squares_problem(function):
         function(eosim.Rosenbrock(), np.ones(2))
 
 
+MEASUREMENTS = {
+    **{name: getattr(measure, name) for name in measure.__all__ if name.islower()},
+    "BatchSharpness": measure.BatchSharpness(2),
+    "PreconditionedSharpness": lambda problem, theta: measure.PreconditionedSharpness()(
+        problem, theta, rule=eosim.GradientDescent(0.1), state=()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_every_measurement_takes_any_array_like(name):
+    for problem in (regression(), eosim.TwoLayerNet([[1.0], [2.0], [-1.0]], [1.0, 2.0, 3.0], 2)):
+        expected = MEASUREMENTS[name](problem, np.array([1.0, 2.0, 0.0, 1.0]))
+        for theta in ([1, 2, 0, 1], (1.0, 2.0, 0.0, 1.0), np.array([1, 2, 0, 1], np.int8)):
+            np.testing.assert_array_equal(MEASUREMENTS[name](problem, theta), expected)
+
+
+def test_problems_of_ones_own_are_measured_at_floats():
+    class Inverse:
+        dim = 1
+
+        def loss(self, theta):
+            return (theta**-1)[0]  # which NumPy refuses to do for integers
+
+    assert measure.loss(Inverse(), [2]) == measure.loss(Inverse(), np.array([2])) == 0.5
+
+
 @pytest.mark.parametrize("name", ["loss", "gradient_norm", "sharpness", "spectrum_ends"])
 def test_measurements_can_be_recorded(name):
     path = eosim.run(
@@ -184,3 +211,21 @@ def test_products_only_problems_never_form_their_hessian():
     problem = eosim.Quadratic(operator)
     assert measure.sharpness(problem, np.zeros(BIG)).value == pytest.approx(2)
     assert measure.hessian_trace(problem, np.zeros(BIG)).value == pytest.approx(2 * BIG)
+
+
+@pytest.mark.parametrize("dim", [30, 300])  # dense, by products
+@pytest.mark.parametrize("scale", [1e-200, 1e-165, 1e160, 1e200])
+def test_squares_beyond_the_range_of_floats_are_never_formed(scale, dim):
+    values = np.arange(float(dim))
+    problem, theta = eosim.Quadratic(scale * np.diag(values)), np.zeros(dim)
+    top = measure.sharpness(problem, theta)
+    assert top.converged
+    assert top.value / scale == pytest.approx(dim - 1, rel=1e-9)
+    assert top.residual / scale < 1e-6
+    frobenius = measure.hessian_frobenius(problem, theta).value
+    assert frobenius / scale == pytest.approx(np.linalg.norm(values), rel=1e-9)
+    tracked = measure.PreconditionedSharpness(1e-8)(
+        problem, theta, rule=eosim.GradientDescent(0.1), state=()
+    )
+    assert tracked.converged
+    assert tracked.value / scale == pytest.approx(dim - 1, rel=1e-9)

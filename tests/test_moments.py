@@ -444,3 +444,14 @@ def test_wrong_arguments_are_named(call, error, message):
 def test_a_kernel_of_zero_moves_nothing():
     rows = [*Covariance(np.zeros((3, 3)), 1.0, 1).march(np.ones(3), np.array([0, 5]))]
     assert [row["loss"] for row in rows] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint64"])
+def test_unsigned_steps_that_descend_are_refused(dtype):
+    closure = DiagonalClosure(np.diag([2.0, 1.0]), 0.3, 1)
+    with pytest.raises(ValueError, match="n_steps must be ascending"):
+        closure.losses([1.0, 1.0], np.array([9, 3], dtype=dtype))
+    ascending = closure.losses([1.0, 1.0], np.array([3, 9], dtype=dtype))
+    np.testing.assert_array_equal(ascending, closure.losses([1.0, 1.0], [3, 9]))
+    with pytest.raises(ValueError, match=r"below 2\^63"):
+        closure.losses([1.0, 1.0], np.array([2**63], dtype=np.uint64))

@@ -8,8 +8,10 @@ import pytest
 import sympy
 
 import eosim
+from eosim.optimizers import check_rule
 from tests import naive
 from tests.cases import RULES, symmetric
+from theory.linear_stability import derive
 
 _LR, _MOMENTUM, _NU = 0.1, 0.8, 0.6
 _WRITTEN_OUT = [
@@ -147,3 +149,79 @@ def test_quasi_hyperbolic_branches_are_symbolic_and_the_smallest_positive_one_is
     assert sympy.simplify(pair - (1 - b) / (b * (nu - 1) * h)) == 0
     assert eosim.QuasiHyperbolic(0.5, 0.5, 0.5).critical_sharpness() == 6.0
     assert eosim.QuasiHyperbolic(0.5, 0.5, 9.0).critical_sharpness() == 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class RateByItsOwnName:
+    """A field takes the name of the optional method step_size(state)."""
+
+    step_size: float
+
+    def init(self, theta):
+        return ()
+
+    def step(self, theta, state, gradient):
+        return theta - self.step_size * gradient, ()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda rule, bowl: eosim.run(bowl, rule, [1.0], 3),
+        lambda rule, bowl: eosim.compare(bowl, rule, [1.0], 3, {}),
+        lambda rule, bowl: eosim.run_ensemble(
+            eosim.LinearRegression([[1.0], [2.0]], [0.0, 0.0]), [rule], [1.0], 3,
+            batch_sizes=[1], n_replicas=2, seed=0,
+        ),
+        lambda rule, bowl: eosim.stability.critical_sharpness(rule),
+        lambda rule, bowl: eosim.optimizers.CoupledL2(rule),
+        lambda rule, bowl: derive(type(rule)),
+    ],
+    ids=["run", "compare", "run_ensemble", "critical_sharpness", "CoupledL2", "derive"],
+)  # fmt: skip
+def test_a_number_in_the_place_of_a_method_is_refused_in_words_by_all(use):
+    with pytest.raises(
+        TypeError, match=r"RateByItsOwnName: step_size must be a method.*call a learn"
+    ):
+        use(RateByItsOwnName(0.1), eosim.Quadratic([[1.0]]))
+
+
+def test_step_must_be_a_method_too():
+    rule = RateByItsOwnName(0.1)
+    object.__setattr__(rule, "step", 3.0)
+    with pytest.raises(TypeError, match=r"step must be a method, which eosim calls; got 3.0$"):
+        check_rule(rule)
+
+
+def test_a_method_step_size_counts_the_time():
+    class Halving:
+        def init(self, theta):
+            return (1.0,)
+
+        def step(self, theta, state, gradient):
+            return theta - state[0] / 2 * gradient, (state[0] / 2,)
+
+        def step_size(self, state):
+            return state[0]
+
+    assert eosim.run(eosim.Quadratic([[1.0]]), Halving(), [1.0], 3).t[-1] == 0.875
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [eosim.optimizers.DecoupledDecay(2.0, 0.9, 1.5), eosim.AdamW(2.0, weight_decay=1.5)],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_a_decay_beyond_2_is_unstable_at_once(rule):
+    assert rule.critical_sharpness() == 0.0
+    tracked = {"edge": eosim.measure.PreconditionedSharpness()}
+    run = eosim.run(eosim.Quadratic([[1.0]]), rule, [1.0], 3, record=tracked)
+    assert (run["edge.ratio"][1:] == np.inf).all()
+
+
+@pytest.mark.parametrize("gap", [1e-4, 1e-8, 1e-12])
+def test_the_pair_of_a_cascade_keeps_its_digits_near_1(gap):
+    rule = eosim.CascadedEMA(0.1, 1 - gap, 1 - gap)
+    a, b, lr = (sympy.Rational(x) for x in (rule.beta1, rule.beta2, rule.lr))
+    exact = float((1 - a * b) / (a * b * lr))
+    assert rule.critical_branches()[1] == pytest.approx(exact, rel=1e-14)

@@ -91,6 +91,59 @@ def test_where_products_do_not_converge_the_answer_is_that_of_a_decomposition():
     assert relative(PrincipalFlow(problem, 1.0).field(theta), expected) < 1e-8
 
 
+def unit_spectrum(seed, dim, bulk):
+    """A matrix with this bulk below its largest eigenvalue, 1 / lr up to rounding; and a vector."""
+    generator = np.random.default_rng(seed)
+    values = generator.uniform(0, bulk, dim)
+    values[0] = 1.0
+    values *= generator.uniform(1, 50)
+    matrix = symmetric(values, seed) if seed % 2 else np.diag(values)
+    values, vectors = np.linalg.eigh(matrix)
+    return matrix, vectors, 1 / values[-1], vectors @ generator.standard_normal(dim)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_at_the_inverse_of_the_sharpness_products_give_the_field(seed):
+    matrix, vectors, lr, theta = unit_spectrum(seed, 250, 0.3)
+    flow = PrincipalFlow(eosim.Quadratic(matrix), lr)
+    assert flow.method == "mixed"
+    field = vectors.T @ flow.field(theta)
+    expected = vectors.T @ PrincipalFlow(flow.problem, lr, method="dense").field(theta)
+    assert relative(field[:-1], expected[:-1]) < 1e-9
+    # Up to rounding of lr * L, of which the logarithm is taken: some of log(1e-16).
+    assert field[-1].real == pytest.approx(expected[-1].real, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_at_the_inverse_of_the_sharpness_products_converge(seed):
+    matrix, vectors, lr, vector = unit_spectrum(seed, 400, 0.9)
+    field, error, ritz = _spectral.apply_lanczos(
+        lambda v: matrix @ v, vector, lr, principal._DESCENT, 1e-10, 120
+    )
+    assert error <= 1e-10
+    assert len(ritz) < 120
+    assert np.isrealobj(field)
+    assert field @ vectors[:, -1] == pytest.approx(np.log(1e-16) * (vector @ vectors[:, -1]))
+
+
+def test_looks_may_turn_complex_and_real_again():
+    class Turning(principal._DescentLogarithm):
+        looks = 0
+
+        def start(self, z):
+            self.looks += 1
+            return super().start(z) + (0j if self.looks == 1 else 0.0)
+
+    values = network_spectrum(250, (0.8, 0.6))
+    vector, logarithm = np.random.default_rng(1).standard_normal(250), Turning()
+    field, error, _ = _spectral.apply_lanczos(
+        lambda v: values * v, vector, 1.0, logarithm, 1e-10, 120
+    )
+    assert logarithm.looks > 1
+    np.testing.assert_array_equal(field, lanczos(values, vector)[0])
+    assert error <= 1e-10
+
+
 def test_a_real_path_is_followed_without_decompositions(monkeypatch):
     values = network_spectrum(250, (0.8, 0.6))
     flow = PrincipalFlow(eosim.Quadratic(np.diag(values)), 1.0)

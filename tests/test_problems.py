@@ -1,6 +1,7 @@
 """Problems: exact derivatives, one normalisation, and inputs that nobody else can change."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import aslinearoperator
 
 import eosim
+from eosim.problems.base import hessian_products
 from tests import naive
 from tests.cases import FINITE_SUMS, PROBLEMS, QUARTIC_TERMS, regression, symmetric
 
@@ -101,6 +103,69 @@ def test_integer_points_truncate_nothing_and_single_precision_points_cost_only_p
         np.testing.assert_allclose(function(np.array([1, 2])), expected, rtol=1e-13)
         single = function(np.array([1, 2], dtype=np.float32))
         np.testing.assert_allclose(single, expected, rtol=1e-6)
+
+
+NETS = [
+    pytest.param(eosim.TwoLayerNet([[1.0], [-2.0]], [1.0, 0.5], 3), id="two_layer"),
+    pytest.param(eosim.TwoLayerNet([[1.0]], [1.0], 2).frozen([1, 2, 3, 4]), id="frozen_gates"),
+    pytest.param(eosim.DeepHomogeneousNet([[1.0], [-2.0]], [1.0, 0.5], (2, 2)), id="deep"),
+    pytest.param(eosim.QuadraticNet([[[1.0, 2.0], [2.0, -1.0]]], [1.0]), id="quadratic_net"),
+    pytest.param(
+        eosim.QuadraticNet([[[1.0, 2.0], [2.0, -1.0]]], [1.0], features=[[0.5]]), id="with_features"
+    ),
+]
+OF_THETA = (
+    "loss",
+    "gradient",
+    "hessian",
+    "outputs",
+    "residuals",
+    "jacobian",
+    "ntk",
+    "predictor",
+    "predictor_jacobian",
+    "pre_activations",
+)
+
+
+@pytest.mark.parametrize(
+    "problem", [*(pytest.param(case.values[0], id=case.id) for case in PROBLEMS), *NETS]
+)
+@pytest.mark.parametrize("kind", ["floats", "integers", "complex"])
+def test_lists_are_as_good_as_arrays(problem, kind):
+    theta = np.random.default_rng(0).integers(-3, 4, problem.dim) * {"floats": 0.3}.get(kind, 1)
+    if kind == "complex":
+        if not problem.analytic:
+            pytest.skip("real theta only")
+        theta = theta * (0.3 + 0.1j)
+    a, b = np.roll(theta, 1), np.arange(problem.dim)
+    lists = [x.tolist() for x in (theta, a, b)]
+    arrays = [x if kind == "complex" else x.astype(float) for x in (theta, a, b.astype(float))]
+    for name in OF_THETA:
+        if hasattr(problem, name):
+            found, expected = getattr(problem, name)(lists[0]), getattr(problem, name)(arrays[0])
+            np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-14, err_msg=name)
+    products = {
+        "hvp": lambda theta, a, b: problem.hvp(theta, b),
+        "hessian_products": lambda theta, a, b: hessian_products(problem, theta)(b),
+        "third_derivative": lambda *vectors: eosim.problems.third_derivative(problem, *vectors),
+        "own third_derivative": getattr(problem, "third_derivative", lambda *vectors: 0.0),
+    }
+    for name, product in products.items():
+        found, expected = product(*lists), product(*arrays)
+        assert np.shape(found) == np.shape(expected)
+        np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-14, err_msg=name)
+
+
+def test_functions_that_fill_an_array_like_theta_truncate_nothing():
+    def gradient(theta):
+        filled = np.empty_like(theta)
+        filled[:] = theta / 2
+        return filled
+
+    problem = eosim.from_functions(lambda theta: theta @ theta / 4, gradient, dim=2)
+    for theta in ([1, 3], np.array([1, 3])):
+        np.testing.assert_array_equal(problem.gradient(theta), [0.5, 1.5])
 
 
 # --- quadratics ---------------------------------------------------------------------------------
@@ -368,3 +433,43 @@ def test_checks_are_made_where_the_user_asks():
 
     eosim.from_functions(loss, lambda x: 1 / x, dim=2, at=[5, 7])
     assert np.abs(np.array(visited) - [5, 7]).max() < 1e-3
+
+
+ABSOLUTE = {"loss": lambda x: np.sum(np.abs(x) ** 3) / 3, "gradient": lambda x: np.abs(x) * x}
+
+
+@pytest.mark.parametrize("options", [{}, {"hvp": lambda x, v: 2 * np.abs(x) * v}])
+def test_functions_that_do_not_continue_are_not_taken_for_analytic(options):
+    eosim.from_functions(**ABSOLUTE, dim=2, **options)
+    with pytest.raises(ValueError, match="analytic=True is wrong here: the derivative of gradient"):
+        eosim.from_functions(**ABSOLUTE, dim=2, analytic=True, **options)
+    with pytest.raises(
+        ValueError, match=r"analytic=True is wrong here: gradient fails.*ComplexWarning"
+    ):
+        eosim.from_functions(
+            lambda x: math.cosh(x[0]), lambda x: [math.sinh(x[0])], dim=1, analytic=True
+        )
+
+
+def test_where_a_flow_needs_complex_theta_the_option_is_named():
+    functions = {"loss": lambda x: np.sum(x**2), "gradient": lambda x: 2 * x, "dim": 1}
+    for kind in (eosim.PrincipalFlow, eosim.HeavyBallPrincipalFlow):
+        path = eosim.integrate(kind(eosim.from_functions(**functions), 0.9), [1.0], [0.9])
+        assert path.status is eosim.Status.LEFT_RANGE
+        assert "Pass analytic=True to from_functions if its functions take com" in path.message
+        path = eosim.integrate(
+            kind(eosim.from_functions(**functions, analytic=True), 0.9), [1.0], [0.9]
+        )
+        assert path.status is eosim.Status.COMPLETED
+
+
+@pytest.mark.parametrize(("problem", "_"), PROBLEMS)
+@pytest.mark.parametrize(("dtype", "size"), [("int8", 100), ("int16", 700)])
+def test_integers_do_not_wrap_around(problem, _, dtype, size):
+    theta = np.full(problem.dim, size, dtype=dtype)
+    theta[0] = 3
+    for name in ("loss", "gradient", "hvp"):
+        again = (theta,) if name == "hvp" else ()
+        floats = tuple(x.astype(float) for x in (theta, *again))
+        expected = getattr(problem, name)(*floats)
+        np.testing.assert_allclose(getattr(problem, name)(theta, *again), expected, rtol=1e-12)

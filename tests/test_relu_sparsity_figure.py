@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 
-from figures import relu_sparsity
+from figures import _style, relu_sparsity
 
 MEANS = range(len(relu_sparsity.MEANS))
 
@@ -132,6 +133,18 @@ def test_means_are_over_converging_runs_if_they_are_half_or_more():
     ends = np.array([[1.0, 2.0, 6.0], [1.0, 2.0, math.nan], [1.0, math.nan, math.nan]])
     np.testing.assert_array_equal(relu_sparsity._mean(ends), [3.0, 1.5, math.nan])
     np.testing.assert_allclose(relu_sparsity._share(ends), [1, 2 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("count", [0, 3, 20])
+def test_bars_of_shares_are_wilsons_intervals_of_one_standard_deviation(count):
+    n, axes = 20, Figure().add_subplot()
+    hits = np.arange(n)[None] < count
+    relu_sparsity._draw_share(axes, np.array([4.0]), hits, _style.points("#000000"))
+    assert axes.lines[0].get_ydata() == [count / n]
+    ((low, high),) = (segment[:, 1] for segment in axes.collections[0].get_segments())
+    middle = (count + 0.5) / (n + 1)
+    half = math.sqrt(count * (n - count) / n + 0.25) / (n + 1)
+    assert (low, high) == pytest.approx((middle - half, middle + half), abs=1e-4)
 
 
 def test_digits_are_one_sided_and_split_without_overlap():

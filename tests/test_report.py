@@ -33,6 +33,16 @@ def test_a_saddle_is_unstable_at_every_rate():
         assert "negative eigenvalue" in str(found)
 
 
+@pytest.mark.parametrize("levels", [(1.0, -1.0), (2.0, -1.0, -1.0), (2.0, -1.0, -3.0)])
+def test_a_saddle_without_a_trace_is_unstable_at_every_rate(levels):
+    saddle = eosim.Quadratic(np.diag(levels))
+    for lr in (1e-3, 10.0):
+        found = report(saddle, np.zeros(len(levels)), lr, 1, sampling="with_replacement")
+        assert found.trace.value <= 0
+        assert found.bounds.keys() == {"edge"}
+        assert found.verdict == "unstable"
+
+
 def test_a_linear_model_has_one_verdict_at_every_theta():
     problem = eosim.RandomFeatures.draw(12, 3, 40, seed=0)
     theta = np.zeros(40)
@@ -70,6 +80,26 @@ def test_products_and_residuals_give_the_trace_bounds():
     assert found.bounds["trace"].value == pytest.approx(2 / trace, rel=1e-12)
     assert found.bounds["edge"].value == pytest.approx(2 / edge, rel=1e-12)
     assert found.growth_rate is None
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e70])
+def test_a_verdict_has_no_unit(scale):
+    rows = np.random.default_rng(2).standard_normal((4, 3))
+    for make in (lambda x: eosim.LinearRegression(x, np.zeros(4)), Products):
+        for lr in (0.01, 10.0):
+            found = report(make(scale * rows), np.zeros(3), lr / scale / scale, 1)
+            assert found.verdict == report(make(rows), np.zeros(3), lr, 1).verdict
+            assert found.trace.value > 0
+
+
+def test_doubt_about_an_estimated_trace_is_none_about_the_edge(monkeypatch):
+    rows = np.random.default_rng(2).standard_normal((4, 3))
+    problem, edge = Products(rows), 8 / np.linalg.norm(rows, 2) ** 2
+    loose = measure.Estimate(float(np.sum(rows**2)) / 4, 10.0)
+    monkeypatch.setattr(measure, "hessian_trace", lambda problem, theta: loose)
+    # The full batch, whose one limit is the edge; all is fitted, so that nothing else is asked.
+    assert report(problem, np.zeros(3), 1.01 * edge, 4).verdict == "unstable"
+    assert report(problem, np.zeros(3), 0.99 * edge, 4).verdict == "undecided"
 
 
 def test_a_network_with_cross_entropy_is_reported_from_products():

@@ -101,6 +101,15 @@ def test_no_stream_moves_the_blocks_of_another_off_their_grid(scheme, size, leas
         assert firsts[1] % least == 0 < firsts[1]
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_only_with_replacement_can_a_batch_be_larger_than_the_data(scheme):
+    if scheme == "with_replacement":
+        assert {i for batch in batches(3, 5, scheme, 0, 20) for i in batch} == {0, 1, 2}
+    else:
+        with pytest.raises(ValueError, match="batch_size must be at most n_samples = 3, got 5"):
+            BatchStream(3, 5, scheme, KEY)
+
+
 # --- distributions ------------------------------------------------------------------------------
 
 

@@ -312,6 +312,26 @@ def test_parameters_invert_the_reduced_variables_or_are_refused():
             two_parameter.parameters(*bad, 0.1)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_parameters_of_0_have_reduced_variables_with_an_inverse(seed):
+    random = rng(seed)
+    for _ in range(300):
+        eps, energy = random.uniform(1e-3, 1), random.choice([0.0, random.uniform(-1, 1)])
+        scale = 10.0 ** random.integers(-100, 100) if energy == 0 else 1.0
+        for theta in ((0.0, scale * random.uniform(0, 3)), (scale * random.uniform(0, 3), 0.0)):
+            z, ntk = two_parameter.reduced_variables(*theta, eps, energy)
+            back = np.array(two_parameter.parameters(z, ntk, eps, energy))
+            # six roundings of every term, of which the squared parameters are differences
+            terms = ntk + eps * (2 * abs(z) + abs(energy)), ntk + 2 * abs(z) + abs(energy)
+            size = np.array(terms) / [1 + eps, eps * (1 + eps)]
+            assert (np.abs(back**2 - np.square(theta)) <= 16 * 2.3e-16 * size).all()
+    # a millionfold of rounding is none
+    with pytest.raises(ValueError, match="got a squared parameter of -"):
+        two_parameter.parameters(z + 1e-9 * ntk, ntk, eps, energy)
+    with pytest.raises(ValueError, match="got a squared parameter of -"):
+        two_parameter.parameters(-0.05, 0.0099999999, 0.1)
+
+
 def test_runs_that_pass_the_edge_end_half_of_eps_below_it():
     ratios, every_eps = [], np.array([0.1, 0.05, 0.02, 0.01])
     for eps in every_eps:

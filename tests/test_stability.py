@@ -96,15 +96,25 @@ def test_quasi_hyperbolic_beyond_nu_1_can_be_bound_by_a_complex_pair(nu):
     assert rule.critical_sharpness() == pytest.approx(pair, rel=1e-12)
 
 
-@pytest.mark.parametrize("gap", [1e-3, 1e-5, 1e-6])
+@pytest.mark.parametrize("gap", [1e-3, 1e-6, 1e-9, 1e-12, 1e-14])
 def test_momentum_close_to_1_is_no_excuse(gap):
     for rule in (
         eosim.HeavyBall(0.1, 1 - gap),
         eosim.Nesterov(0.1, 1 - gap),
         eosim.EMAMomentum(0.1, 1 - gap),
         eosim.QuasiHyperbolic(0.1, 1 - gap, 2.0),
+        eosim.ParallelEMA(0.1, 1 - gap, 0.9, 0.5),
     ):
-        assert critical_sharpness(rule) == pytest.approx(rule.critical_sharpness(), rel=1e-9)
+        assert critical_sharpness(rule) == pytest.approx(rule.critical_sharpness(), rel=1e-12)
+
+
+@pytest.mark.parametrize("short", [0.3, 1e-3, 1e-6, 1e-10])
+@pytest.mark.parametrize("long", [1e-3, 1e-6, 1e-10, 1e-13])
+def test_poles_that_crowd_at_1_keep_their_digits(short, long):
+    """Against exact rationals."""
+    rule = eosim.CascadedEMA(0.1, 1 - short, 1 - long)
+    proved = critical_sharpness(rule, certify=True)
+    assert critical_sharpness(rule) == pytest.approx(proved.lower, rel=1e-12)
 
 
 @given(st.floats(-8, 8), st.floats(0.001, 0.99), st.floats(0.001, 0.99))
@@ -361,3 +371,25 @@ def test_a_shipped_rule_is_linear_in_its_own_words():
     drift, response = linearised(eosim.HeavyBall(0.25, 0.5))
     np.testing.assert_array_equal(drift, [[1, -0.125], [0, 0.5]])
     np.testing.assert_array_equal(response, [-0.25, 1])
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        eosim.RMSProp(1e-3),
+        eosim.AdaGrad(1e-3),
+        eosim.Adam(1e-3),
+        eosim.AdamW(1e-3),
+        eosim.NAdam(1e-3),
+        eosim.AMSGrad(1e-3),
+        eosim.Adafactor(1e-3, [(2, 3)]),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_an_adaptive_rule_is_refused_with_the_method_that_has_its_threshold(rule):
+    name = type(rule).__name__
+    for certify in (False, True):
+        with pytest.raises(ValueError, match="adaptive") as caught:
+            critical_sharpness(rule, certify=certify)
+        assert f"{name}(...).critical_sharpness() is its threshold" in str(caught.value)
+    assert rule.critical_sharpness() > 0

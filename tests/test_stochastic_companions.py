@@ -2,6 +2,7 @@
 
 import itertools
 
+import mpmath
 import numpy as np
 import pytest
 from scipy.linalg import logm, solve_continuous_lyapunov
@@ -207,6 +208,65 @@ def test_negative_times_are_refused_by_covariance():
     process = OrnsteinUhlenbeck(np.eye(2), 0.5, np.eye(2))
     with pytest.raises(ValueError, match="times"):
         process.covariance([-0.5])
+
+
+# --- beyond the largest float ---------------------------------------------------------------------
+
+
+def exact_covariance(process, time, initial):
+    """Entry by entry in many digits, in the eigenbasis of floats."""
+    values, vectors = np.linalg.eigh(process.hessian)
+    noise, start = (vectors.T @ matrix @ vectors for matrix in (process.noise_covariance, initial))
+    dim, lr = len(values), mpmath.mpf(process.lr)
+    inside = mpmath.matrix(dim, dim)
+    for i in range(dim):
+        for j in range(dim):
+            q = (1 - lr * values[i]) * (1 - lr * values[j])
+            grown = q ** (mpmath.mpf(time) / lr)
+            inside[i, j] = grown * start[i, j] + lr**2 * noise[i, j] * (grown - 1) / (q - 1)
+    frame = mpmath.matrix(vectors.tolist())
+    return np.array((frame * inside * frame.T).tolist(), dtype=float)
+
+
+def test_a_mean_beyond_the_largest_float_leaves_the_others_finite():
+    process = OrnsteinUhlenbeck(np.diag([-1.0, 1e-3]), 0.1, np.eye(2))
+    decay = (1 - 1e-4) ** np.array([10.0, 8000.0])
+    for first, last in ((0.0, 0.0), (1.0, np.inf), (-2.0, -np.inf)):
+        mean = process.mean([first, 1.0], [1.0, 800.0])
+        np.testing.assert_allclose(mean[:, 1], decay, rtol=1e-12)
+        assert mean[0, 0] == pytest.approx(first * 1.1**10, rel=1e-13)
+        assert mean[1, 0] == last
+
+
+@pytest.mark.parametrize("time", [100.0, 365.0, 400.0, 800.0, 4000.0, 1e300])
+def test_a_covariance_beyond_the_largest_float_leaves_the_others_finite(time):
+    # log q is .19, 0 and below: up to t = 372 all is finite.
+    noise = np.array([[1.0, 0.0, -0.2], [0.0, 2.0, 0.1], [-0.2, 0.1, 1.0]])
+    process = OrnsteinUhlenbeck(np.diag([-1.0, 1e-3, 0.5]), 0.1, noise)
+    actual = process.covariance([time], np.eye(3))[0]
+    if time < 1e4:
+        expected = exact_covariance(process, time, np.eye(3))
+        np.testing.assert_allclose(actual, expected, rtol=1e-10)
+    assert np.isinf(actual[0, 0]) == (time > 372)
+    assert actual[0, 1] == 0  # this pair has no noise
+    assert (actual[0, 2] == -np.inf) == (time > 1500)
+    assert np.isfinite(actual[1:, 1:]).all()
+
+
+def test_an_entry_of_a_covariance_is_finite_or_infinite_as_its_own_sum_is():
+    hessian, noise = symmetric([-1.0, -0.9, 0.5], 3), 1e-12 * noise_of(3, 4)
+    process, kinds = OrnsteinUhlenbeck(hessian, 0.1, noise), set()
+    for time in (360.0, 375.0, 385.0, 390.0, 395.0, 400.0, 900.0):
+        expected = exact_covariance(process, time, noise)
+        np.testing.assert_allclose(process.covariance([time], noise)[0], expected, rtol=1e-9)
+        kinds |= {time: np.isinf(expected).sum()}.items()
+    assert {0, 9} <= {count for _, count in kinds}
+
+
+def test_samples_beyond_the_largest_float_are_refused():
+    process = OrnsteinUhlenbeck(np.diag([-1.0, 1e-3]), 0.1, np.eye(2))
+    with pytest.raises(ValueError, match=r"times must end before .* got 800"):
+        process.sample([0.0, 1.0], [1.0, 800.0], 3, 0)
 
 
 # --- the shuffled epoch -------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from scipy.stats import ttest_rel
 
 import eosim
 from eosim.stability import noise_kernel_norm, tangent_kernel
+from figures import _parity_network as task
 from figures import stochastic_edge_network as figure
 
 pytest.importorskip("sklearn")
@@ -13,32 +14,43 @@ pytest.importorskip("sklearn")
 
 @pytest.fixture(scope="module")
 def net():
-    return figure.parity_network()[0]
+    return task.parity_network()[0]
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Runs of a few steps, in seconds."""
-    for name, value in {
-        "N_STEPS": 120,
-        "EVERY": 30,
-        "NORM_EVERY": 60,
-        "LATE": 6,  # more than the records of the extra steps
-        "RATES_QUICK": (0.1, 0.3),
-        "BATCHES_QUICK": (1, 4, figure.N_SAMPLES),
-        "CONTROLLED": (4,),
-        "SEEDS_QUICK": 2,
-        "TEN_BATCHES": (4,),
-        "TEN_SAMPLES_QUICK": 8,
-    }.items():
-        monkeypatch.setattr(figure, name, value)
+    for module, values in (
+        (
+            task,
+            {
+                "N_STEPS": 120,
+                "EVERY": 30,
+                "NORM_EVERY": 60,
+                "LATE": 6,  # more than the records of the extra steps
+                "CONTROLLED": (4,),
+                "TEN_BATCHES": (4,),
+            },
+        ),
+        (
+            figure,
+            {
+                "RATES_QUICK": (0.1, 0.3),
+                "BATCHES_QUICK": (1, 4, figure.N_SAMPLES),
+                "SEEDS_QUICK": 2,
+                "TEN_SAMPLES_QUICK": 8,
+            },
+        ),
+    ):
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16, 99])
 @pytest.mark.parametrize("target", [0.1, 0.5, 0.99])
 def test_the_rate_gives_the_norm_its_target_and_lies_below_the_edge(net, batch_size, target):
     theta = net.initial(1)
-    rate = figure.HeldNoise(net, batch_size, target, 10).rate(theta)
+    rate = task.HeldNoise(net, batch_size, target, 10).rate(theta)
     kernel = tangent_kernel(net, theta)
     norm = noise_kernel_norm(kernel, rate, batch_size, kind="finite")
     assert norm == pytest.approx(target, rel=1e-7)
@@ -50,12 +62,12 @@ def test_a_single_mode_comes_to_one_at_the_edge_only():
     twice = eosim.Perceptron([[1.0, 2.0]] * 2, [1.0, 0.0], (3,))
     theta = twice.initial(0)
     edge = 2 / tangent_kernel(twice, theta).largest
-    assert figure.HeldNoise(twice, 1, 1.0, 10).rate(theta) == pytest.approx(edge, rel=2e-9)
-    assert figure.HeldNoise(twice, 1, 0.5, 10).rate(theta) == pytest.approx(edge / 2, rel=1e-9)
+    assert task.HeldNoise(twice, 1, 1.0, 10).rate(theta) == pytest.approx(edge, rel=2e-9)
+    assert task.HeldNoise(twice, 1, 0.5, 10).rate(theta) == pytest.approx(edge / 2, rel=1e-9)
 
 
 def test_the_rule_is_descent_at_the_rate_of_the_last_measurement(net):
-    rule = figure.HeldNoise(net, 4, 0.5, 20)
+    rule = task.HeldNoise(net, 4, 0.5, 20)
     path = eosim.run(net, rule, net.initial(0), 50, batch_size=4, seed=3)
     state, theta = None, net.initial(0)
     for n_steps in (20, 20, 10):
@@ -73,10 +85,10 @@ def _memoryless(state):
 
 
 def test_the_kernel_of_a_network_is_its_ntk_with_as_many_outputs():
-    data = figure.load(7)
+    data = task.load(7)
     net = eosim.Perceptron(data.inputs, data.targets, (3,))
     theta = net.initial(0)
-    kernel = figure.kernel_of(net, theta)
+    kernel = task.kernel_of(net, theta)
     assert kernel.n_outputs == 10
     expected = tangent_kernel(net, theta)
     assert kernel.trace == pytest.approx(expected.trace, rel=1e-12)
@@ -85,26 +97,26 @@ def test_the_kernel_of_a_network_is_its_ntk_with_as_many_outputs():
 
 
 def test_targets_are_the_parity_of_the_digits():
-    data = figure.load(20)
-    net, _, held_out = figure.parity_network()
+    data = task.load(20)
+    net, _, held_out = task.parity_network()
     assert {float(y) for y in net.targets.ravel()} == {-1.0, 1.0}
     np.testing.assert_array_equal(net.targets[:20, 0] > 0, data.labels % 2 == 1)
-    assert len(held_out) == figure.N_HELD_OUT
+    assert len(held_out) == task.N_HELD_OUT
 
 
 @pytest.mark.parametrize("batch_size", figure.CONTROLLED)
 def test_equal_cost_is_as_many_gradients_of_samples(batch_size):
-    measurements = figure.N_STEPS // figure.EVERY
-    held = figure.N_STEPS * batch_size + measurements * figure.N_SAMPLES
-    steps = figure.N_STEPS + figure.extra_steps(batch_size)
+    measurements = task.N_STEPS // task.EVERY
+    held = task.N_STEPS * batch_size + measurements * figure.N_SAMPLES
+    steps = task.N_STEPS + task.extra_steps(batch_size)
     assert 0 <= held - steps * batch_size < batch_size
 
 
 def test_runs_of_the_figure_are_sgd_and_norms_are_those_of_their_states(small):
-    net, inputs, targets = figure.parity_network()
+    net, inputs, targets = task.parity_network()
     arrays = figure.compute(True)
     at = (1, 0, 1)  # B = 4, rate 0.1, seed 1
-    longer = figure.N_STEPS + figure.extra_steps(4)
+    longer = task.N_STEPS + task.extra_steps(4)
     path = eosim.run(
         net, eosim.GradientDescent(0.1), net.initial(1), longer, batch_size=4, seed=1, every=30
     )
@@ -120,7 +132,7 @@ def test_runs_of_the_figure_are_sgd_and_norms_are_those_of_their_states(small):
 
 def test_held_runs_of_the_figure_follow_the_rule_and_their_norms_leave_the_target(small, net):
     arrays = figure.compute(True)
-    rule = figure.HeldNoise(net, 4, figure.TARGET, 30)
+    rule = task.HeldNoise(net, 4, task.TARGET, 30)
     path = eosim.run(net, rule, net.initial(1), 120, batch_size=4, seed=1, every=30)
     np.testing.assert_array_equal(arrays["held_loss"][0, 1], path["loss"])
     rates = [
@@ -132,13 +144,13 @@ def test_held_runs_of_the_figure_follow_the_rule_and_their_norms_leave_the_targe
         for kind in ("finite", "exact"):
             norm = noise_kernel_norm(kernel, rate, 4, kind=kind)
             assert arrays[f"held_{kind}"][0, 1, k] == pytest.approx(norm, rel=1e-8)
-    assert arrays["held_finite"][0, 1, 0] == pytest.approx(figure.TARGET, rel=1e-9)
-    assert (np.abs(arrays["held_finite"][0, 1, 1:] / figure.TARGET - 1) > 1e-3).all()
+    assert arrays["held_finite"][0, 1, 0] == pytest.approx(task.TARGET, rel=1e-9)
+    assert (np.abs(arrays["held_finite"][0, 1, 1:] / task.TARGET - 1) > 1e-3).all()
 
 
 def test_runs_that_hold_the_edge_are_those_of_the_rule_at_1(small, net):
     arrays = figure.compute(True)
-    rule = figure.HeldNoise(net, 4, 1.0, 30)
+    rule = task.HeldNoise(net, 4, 1.0, 30)
     path = eosim.run(net, rule, net.initial(1), 120, batch_size=4, seed=1, every=30)
     np.testing.assert_array_equal(arrays["edge_loss"][0, 1], path["loss"])
 
@@ -150,16 +162,16 @@ def test_a_run_is_lost_if_it_diverges_or_ends_above_its_start():
 
 def test_ends_of_ten_outputs_have_their_norms(small):
     arrays = figure.compute(True)
-    data = figure.load(8)
-    net = eosim.Perceptron(data.inputs, data.targets, figure.HIDDEN)
+    data = task.load(8)
+    net = eosim.Perceptron(data.inputs, data.targets, task.HIDDEN)
     path = eosim.run(
-        net, eosim.GradientDescent(figure.TEN_RATE), net.initial(0), 120, batch_size=4, seed=0
+        net, eosim.GradientDescent(task.TEN_RATE), net.initial(0), 120, batch_size=4, seed=0
     )
     kernel = tangent_kernel(net, path.theta[-1])
-    for kind in figure.KINDS:
-        norm = noise_kernel_norm(kernel, figure.TEN_RATE, 4, kind=kind)
+    for kind in task.KINDS:
+        norm = noise_kernel_norm(kernel, task.TEN_RATE, 4, kind=kind)
         assert arrays[f"ten_{kind}"][0] == pytest.approx(norm, rel=1e-8)
-    assert arrays["ten_top"][0] == pytest.approx(figure.TEN_RATE * kernel.largest / 2, rel=1e-10)
+    assert arrays["ten_top"][0] == pytest.approx(task.TEN_RATE * kernel.largest / 2, rel=1e-10)
 
 
 def test_a_diverged_run_has_no_end_and_no_score(small):
@@ -208,7 +220,7 @@ def plausible(n_seeds=3):
             3, -1, 16
         ),
         "held_error": np.full((3, n_seeds, 16), 0.12),
-        "held_finite": np.full((3, n_seeds, 6), figure.TARGET),
+        "held_finite": np.full((3, n_seeds, 6), task.TARGET),
         "exact": ends,
         "top": tops,
         "ten_exact": np.array([0.9, 0.5, 0.1]),

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import io
 import sys
 import zipfile
@@ -93,6 +94,100 @@ def test_wrong_options_are_refused_before_any_work(options, error, message):
 
     with pytest.raises(error, match=message):
         sweep(never, {"a": [1], "b": [1]}, progress=False, **options)
+
+
+class Scaled:
+    """A callable that is no function."""
+
+    def __call__(self, a, *, b=2.0):
+        return a * b
+
+
+def added(function):
+    """A decorator that gives what it wraps an argument of its own."""
+
+    @functools.wraps(function)
+    def wrapper(**point):
+        return function(b=10, **point)
+
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    ("function", "grid", "message"),
+    [
+        (product, {"a": [1], "rate": [2]}, r"arguments of function, a, b; got a, rate: .*'b'"),
+        (product, {"a": [1]}, r"arguments of function, a, b; got a: missing .*'b'"),
+        (product, {}, r"got no names: missing"),
+        (product, {"a": [1], "b": [2], "c": [3]}, r"got a, b, c: got an unexpected .*'c'"),
+        (lambda: 1, {"a": [1]}, "function, which has none; got a"),
+        (lambda a, /: a, {"a": [1]}, "got a: "),
+        (lambda *a: a, {"a": [1]}, r"function, \*a; got a"),
+        (lambda b, **more: b, {"a": [1]}, r"function, b, \*\*more; got a: missing .*'b'"),
+        (functools.partial(product, b=1), {"c": [1]}, "got c: "),
+        (functools.partial(product, 1), {"a": [1]}, "got a: "),
+        (Scaled(), {"a": [1], "c": [2]}, "function, a, b; got a, c"),
+    ],
+)
+def test_a_grid_that_does_not_fit_the_function_is_refused_before_any_work(
+    function, grid, message, tmp_path
+):
+    with pytest.raises(TypeError, match=message):
+        sweep(function, grid, progress=False)
+    if function is product:
+        with pytest.raises(TypeError, match=message):
+            sweep(function, grid, store=tmp_path / "s", progress=False)
+        assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("function", "grid", "value"),
+    [
+        (lambda **point: point["a"], {"a": [3]}, 3),
+        (lambda a, b=4, **more: a * b * more["c"], {"a": [3], "c": [2]}, 24),
+        (functools.partial(product, b=1), {"a": [3], "b": [5]}, 15),
+        (Scaled(), {"a": [3]}, 6),
+        (added(product), {"a": [3]}, 30),
+        (functools.lru_cache(product), {"a": [3], "b": [2]}, 6),
+        (lambda: 7, {}, 7),
+    ],
+)
+def test_defaults_keywords_partials_and_wrappers_fit(function, grid, value):
+    assert sweep(function, grid, progress=False).value.item() == value
+
+
+def test_seeds_are_an_argument_too():
+    assert sweep(lambda seed: seed, {}, seeds=[5], progress=False).value.item() == 5
+    with pytest.raises(TypeError, match="got a, seed: got an unexpected keyword argument 'seed'"):
+        sweep(lambda a: a, {"a": [1]}, seeds=1, progress=False)
+
+
+def test_a_callable_without_a_signature_is_called():
+    with pytest.raises(ValueError, match="no signature"):
+        inspect.signature(dict)
+    with pytest.warns(RuntimeWarning, match=r"first with ValueError: function must name .* 'a'"):
+        sweep(dict, {"a": [1]}, progress=False)  # which returns {"a": 1}
+
+
+def test_where_no_point_succeeds_the_first_error_is_named_once(tmp_path):
+    def impossible(a):
+        raise ValueError(f"no {a}")
+
+    words = r"^no point succeeded, 3 failed; the first with ValueError: no 1\. The variable reason"
+    with pytest.warns(RuntimeWarning, match=words) as caught:
+        found = sweep(impossible, {"a": [1, 2, 3]}, progress=False)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert found.reason.values.tolist() == [f"ValueError: no {a}" for a in (1, 2, 3)]
+
+
+def test_where_no_point_succeeds_the_tracebacks_in_the_store_are_named(study, tmp_path):
+    grid = {"a": [1.0, 2.0], "b": [3]}
+    with pytest.warns(RuntimeWarning, match=r"2 failed; .* tracebacks in .*s.failed$"):
+        sweep(study.failing, grid, store=tmp_path / "s", progress=False)
+    assert len(list((tmp_path / "s" / "failed").iterdir())) == 2
+    with pytest.warns(RuntimeWarning, match="1 failed; the first with ZeroDivisionError"):
+        sweep(study.failing, grid, store=tmp_path / "t", shard=(1, 2), progress=False)
 
 
 def test_a_closure_is_refused_where_results_are_stored(tmp_path):
@@ -203,7 +298,7 @@ def test_a_pickle_is_not_loaded_even_behind_a_good_checksum():
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = b"0" * 64
     body = buffer.getvalue()[:-64]
-    with pytest.raises(ValueError, match="not a point saved by eosim"):
+    with pytest.raises(ValueError, match="not a point saved by eosim: no npz archive with a head"):
         decode(body + hashlib.sha256(body).hexdigest().encode(), "0" * 64)
 
 
@@ -217,7 +312,8 @@ def test_a_pickle_is_not_loaded_even_behind_a_good_checksum():
     ],
 )
 def test_a_result_that_no_file_can_hold_is_a_failed_point(result, message):
-    found = sweep(lambda a: result, {"a": [1]}, progress=False)
+    with pytest.warns(RuntimeWarning, match="no point succeeded"):
+        found = sweep(lambda a: result, {"a": [1]}, progress=False)
     assert found.status.item() == "failed"
     assert message in found.reason.item()
 
@@ -368,6 +464,14 @@ def test_without_xarray_the_extra_is_named_before_any_work(monkeypatch):
     monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(ImportError, match=r"pip install 'eosim\[sweep\]'"):
         sweep(pytest.fail, {"reason_of_failure": [1]})
+
+
+def test_a_plan_that_no_longer_fits_its_function_is_refused(tmp_path, capsys):
+    sweep(product, {"a": [1], "b": [2]}, store=tmp_path, progress=False)
+    plan = (tmp_path / "plan.json").read_text()
+    (tmp_path / "plan.json").write_text(plan.replace('"b"', '"c"'))
+    assert main(["resume", str(tmp_path)]) == 2
+    assert "grid must name the arguments of function, a, b; got a, c" in capsys.readouterr().err
 
 
 def test_a_function_that_changed_is_named_when_a_sweep_is_resumed(study, tmp_path, capsys):

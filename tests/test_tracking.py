@@ -9,7 +9,7 @@ import pytest
 
 import eosim
 from eosim import measure
-from eosim.measure._lanczos import BASIS, Known, _improved, follow, top_ritz_pair
+from eosim._lanczos import BASIS, N_KNOWN, Known, _improved, follow, top_ritz_pair
 from eosim.measure.tracking import BatchSharpness, PreconditionedSharpness
 from eosim.optimizers import CoupledL2, Frozen, freeze
 from tests.cases import FINITE_SUMS, perceptron, regression, rotation, symmetric
@@ -378,7 +378,7 @@ def test_known_vectors_stay_orthonormal_and_end_near_the_eigenvectors():
     known, top = None, None
     for matrix in drifting(speed=5e-4):
         if known is None:
-            known = top_ritz_pair(lambda v, A=matrix: A @ v, np.ones(200), 1e-8).known
+            known = top_ritz_pair(lambda v, A=matrix: A @ v, np.ones(200), 1e-8, N_KNOWN).known
         pair = follow(lambda v, A=matrix: A @ v, known, 1e-3)
         known, top = pair.known, np.linalg.eigh(matrix)[1][:, -1]
     np.testing.assert_allclose(known.vectors @ known.vectors.T, np.eye(8), atol=1e-13)

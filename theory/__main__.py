@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import sympy as sp
 
 from theory import Claim, Kind, claims
+from theory.adaptive import NOT_LINEAR
 from theory.linear_stability import derive
 
 
@@ -97,21 +98,32 @@ def _derive(target: str) -> int:
         rule = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise _UsageError(f"cannot load {target}: {error}") from None
+    if not isinstance(rule, type):
+        raise _UsageError(f"{target} must be a rule class, got {rule!r}")
+    proved = [NOT_LINEAR[kind] for kind in rule.__mro__ if kind in NOT_LINEAR]
+    if proved:
+        reason, remedy = "it is no linear rule by itself", ""
+        if hasattr(rule, "linear"):
+            reason = "it is adaptive, and linear only with its preconditioner P held fixed"
+            remedy = f"; {rule.__name__}(...).critical_sharpness() is the number, for P^-1 H"
+        raise _UsageError(
+            f"cannot derive {target}: {reason}: python -m theory show {proved[0]}{remedy}"
+        )
     try:
         derivation = derive(rule)
         _print_steps(derivation.steps())
     except (TypeError, ValueError, AttributeError) as error:
         raise _UsageError(f"cannot derive {target}: {error}") from None
-    print(f"LaTeX\n\n    {sp.latex(derivation.statement())}\n")
+    print(f"LaTeX\n\n    {sp.latex(derivation.statement(derivation.derived))}\n")
     shipped = bool(derivation.shipped)
     routes = [("spectral", derivation.check_spectral), ("simulation", derivation.check_simulation)]
     if shipped:
         routes.insert(0, ("symbolic", derivation.check_symbolic))
     else:
-        print(f"{rule.__name__} has no critical_sharpness of its own to compare with.")
+        print(f"{rule.__name__} has no critical_sharpness of its own that runs on symbols.")
     claim = Claim(
         rule.__name__,
-        derivation.statement(),
+        derivation.statement(derivation.derived),
         Kind.EXACT,
         target,
         (),
@@ -133,7 +145,11 @@ def _indented(expression: sp.Basic) -> str:
 def _line(statement: sp.Basic) -> str:
     if isinstance(statement, sp.core.relational.Relational):
         sign = "=" if statement.rel_op == "==" else statement.rel_op
-        return f"{statement.lhs} {sign} {statement.rhs}"
+        return f"{_line(statement.lhs)} {sign} {_line(statement.rhs)}"
+    if isinstance(statement, sp.Piecewise):
+        *cases, (otherwise, _) = statement.args
+        words = [f"{value} if {_line(condition)}" for value, condition in cases]
+        return ", ".join([*words, f"else {otherwise}"])
     return str(statement)
 
 

@@ -41,6 +41,8 @@ def _cascade_pair() -> Claim:
             "inner determinant": inner - ((1 - q) * (1 - first) * (1 - second) - q * scale),
             "factors at the pair: third root q, angle w with cos w = (1 + s - q - K)/2": critical
             - (Z - q) * (Z**2 - 2 * cosine * Z + 1),
+            "the angle exists from 3 q + s = 1 on": 2 * q * (1 + cosine).subs(rate, 1)
+            - (3 * q + s - 1),
             "branches at equal poles, z = -1 less pair": equal
             - (1 + first) * (3 * first - 1) * (1 + first**2) / (first**2 * (1 - first) ** 2),
         }
@@ -83,7 +85,10 @@ def _cascade_pair() -> Claim:
         statement,
         differences,
         "third root q; equal poles change branch where (3 beta - 1)(1 + beta^2) = 0: at 1/3 alone",
-        ["q = beta1 beta2, s = beta1 + beta2, K = (1 - q)(1 - beta1)(1 - beta2)/q"],
+        [
+            "q = beta1 beta2, s = beta1 + beta2, K = (1 - q)(1 - beta1)(1 - beta2)/q",
+            "s + 3 q >= 1; below, the pair is real and z = -1 comes first",
+        ],
         simulation,
     )
     return replace(claim, derivation=derivation)
@@ -267,7 +272,7 @@ def _ringing() -> Claim:
         statement,
         differences,
         "a complex pair of modulus sqrt(beta) between the limit and its inverse, real roots outside",
-        ["k = eta lambda", "EMAMomentum; r = sqrt(beta)"],
+        ["EMAMomentum; k = eta lambda where oscillations start, 1/k where they end; 0 < beta < 1"],
         simulation,
     )
     return replace(claim, derivation=derivation)

@@ -96,7 +96,7 @@ def _scalar_variance() -> Claim:
     return proved(
         "central_flow_scalar_rmsprop", statement, differences,
         "sigma^2 from d(eta S/sqrt nu)/dt = 0, with nu that contains the current gradient",
-        ["eta S/sqrt(nu) = 2", "one mode, g and grad S = t in three dimensions"],
+        ["eta S/sqrt(nu) = 2; where sigma^2 >= 0", "one mode, g and grad S = t in three dimensions"],
         derivation, COHEN, flow=flow,
     )  # fmt: skip
 
@@ -256,7 +256,7 @@ def _scalar_two_cycle() -> Claim:
     return proved(
         "scalar_rmsprop_two_cycle", statement, differences,
         "x^2 = eta^2/4, y = m - eta^2/(8 c), step 2/y; of the central flow to O(eta^2/y^2)",
-        ["L = y x^2/2 + c (y - m)^2/2", "eps = 0"],
+        ["L = y x^2/2 + c (y - m)^2/2", "eps = 0; m > eta^2/(8 c), so that y > 0"],
         derivation, roots=True, simulation=simulation, flow=flow,
     )  # fmt: skip
 

@@ -312,7 +312,7 @@ def _edge_two_cycle() -> Claim:
     return proved(
         "edge_two_cycle", statement, differences,
         "y = 2/eta, x^2 = 2 c D = sigma^2; stable iff D < 1/(2 eta)",
-        ["L = y x^2/2 + c (y - m)^2/2", "D = m - 2/eta", "eta c <= 2"],
+        ["L = y x^2/2 + c (y - m)^2/2", "D = m - 2/eta > 0", "eta c <= 2"],
         derivation, roots=True, spectral=spectral, simulation=simulation, flow=flow,
     )  # fmt: skip
 
@@ -372,7 +372,7 @@ def _slow_variable() -> Claim:
     return proved(
         "central_flow_slow_variable", statement, differences,
         "z by dsolve, variance and mean loss in closed form",
-        ["L = y x^2/2 + c (y + q z - m)^2/2", "D = m - 2/eta", "from y = 2/eta, z = 0"],
+        ["L = y x^2/2 + c (y + q z - m)^2/2", "D = m - 2/eta > 0", "from y = 2/eta, z = 0"],
         derivation, roots=True, flow=flow,
     )  # fmt: skip
 

@@ -451,7 +451,7 @@ def _minimal_example() -> Claim:
     return proved(
         "product_minimum", statement, differences,
         "sharpness 2 (x^2 + y^2); gradient flow ends at 2 sqrt((x^2 - y^2)^2 + 4)",
-        ["L = (x^2 y^2 - 1)^2/4", "x, y at the start"],
+        ["L = (x^2 y^2 - 1)^2/4", "gradient flow; x, y at the start, x y not 0"],
         derivation, "Zhu et al. 2022, arXiv 2210.03294; derived here",
         roots=True, simulation=simulation,
     )  # fmt: skip

@@ -193,7 +193,7 @@ def _ladder() -> Claim:
         ),
         differences,
         "each gap is a product of factors that are positive for 0 < x < 2, 0 < kappa <= 1",
-        ["c = 1 - kappa", "0 < x_a < 2"],
+        ["c = 1 - kappa, 0 < kappa <= 1", "0 < x_a < 2"],
         kind=Kind.LOWER,
         numbers=numbers,
     )
@@ -290,7 +290,10 @@ def _momentum() -> Claim:
         differences,
         "the shipped response solves the moment equations; (1 + mu) y at kappa is y at "
         "kappa (1 + mu)/(1 - mu)",
-        ["heavy ball, 0 <= mu < 1", "noise of variance R^t, new in every step"],
+        [
+            "heavy ball, 0 <= mu < 1; 0 < x < 2 (1 + mu)",
+            "noise of variance R^t, new in every step; g at R = 1 and c = 1",
+        ],
         numbers=numbers,
     )
 

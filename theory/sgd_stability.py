@@ -262,7 +262,10 @@ def _scalar() -> Claim:
         sp.Eq(sp.Symbol("eta_star"), 2 * a / (a**2 + kappa * s**2), evaluate=False),
         differences,
         "all batches of three curvatures, then the root of the growth factor 1",
-        ["per-sample curvatures of mean a and variance s^2"],
+        [
+            "per-sample curvatures of mean a > 0 and variance s^2",
+            "batches of a fixed size, with or without replacement",
+        ],
         source="Wu, Ma & E 2018 (How SGD selects the global minima); with kappa derived here",
         numbers=interval,
     )
@@ -349,7 +352,10 @@ def _tight_cases() -> Claim:
         ),
         differences,
         "the gaps are squares: tight at n = 2 B, and at kappa mu r = 1",
-        ["orthogonal gradients of square k, without replacement", "isotropic: H = l I_r"],
+        [
+            "n orthogonal gradients of square k, without replacement, B < n",
+            "the other tight case is isotropic: H = l I_r with kappa mu r = 1",
+        ],
         numbers=numbers,
     )
 

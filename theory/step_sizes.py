@@ -141,7 +141,11 @@ def _never_below() -> Claim:
         statement=sp.Ge(rate, 2 / top, evaluate=False),
         kind=Kind.LOWER,
         source=f"derived here; rule: {_PAPER}",
-        assumptions=["convex quadratic", "p = 1, cap inactive", "also eta <= 2/lambda_d"],
+        assumptions=[
+            "convex quadratic, Hg not 0",
+            "p = 1, cap inactive",
+            "also eta <= 2/lambda_d",
+        ],
         derivation=steps,
         routes={"symbolic": symbolic, "numbers": numbers, "simulation": simulation},
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +34,10 @@ class Backend(Protocol):
     @property
     def n_samples(self) -> int | None: ...
 
+    @property
+    def source(self) -> str:
+        """What the problem was made of, in a word or two."""
+
     def plain_loss(self, theta: Array, batch: Array | None) -> float:
         """The loss, with the model's Python code executed at every call."""
 
@@ -53,7 +58,7 @@ class Backend(Protocol):
     def unflatten(self, theta: Array) -> Any: ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AutodiffProblem:
     """A loss whose derivatives come from a framework; made by `from_jax` or `from_torch`.
 
@@ -70,6 +75,10 @@ class AutodiffProblem:
     theta0: Array
 
     analytic = False
+
+    def __repr__(self) -> str:
+        samples = "" if self.backend.n_samples is None else f", n_samples={self.backend.n_samples}"
+        return f"{type(self).__name__}({self.backend.source}, dim={self.dim}{samples})"
 
     @property
     def dim(self) -> int:
@@ -128,7 +137,7 @@ class AutodiffProblem:
         return batch
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AutodiffFiniteSum(AutodiffProblem):
     """A mean over samples; as `AutodiffProblem`, with batches.
 
@@ -148,7 +157,7 @@ class AutodiffFiniteSum(AutodiffProblem):
         return batch if batch is None else np.arange(self.n_samples)[batch]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AutodiffLeastSquares(AutodiffFiniteSum):
     r"""The mean of :math:`|f(x_i) - y_i|^2/2`; as `AutodiffFiniteSum`, with residuals and Jacobian.
 
@@ -265,6 +274,24 @@ def check_criterion(criterion: Any) -> None:
             f"criterion must be 'square', 'cross_entropy' or a callable of (outputs, targets); got "
             f"{criterion!r}"
         )
+
+
+@contextmanager
+def taking(model: str, shapes: list[tuple[str, tuple[int, ...]]]) -> Iterator[None]:
+    """A call of the model at given inputs; where it fails, their shapes are named.
+
+    Raises
+    ------
+    ValueError
+        For whatever the model raises.
+    """
+    try:
+        yield
+    except Exception as error:  # what a framework says of shapes and dtypes, or the model itself
+        given = ", ".join(f"{name} of shape {shape}" for name, shape in shapes) or "no inputs"
+        raise ValueError(
+            f"{model} must take the given {given}; it raises {type(error).__name__}: {error}"
+        ) from error
 
 
 def common_length(shapes: list[tuple[str, tuple[int, ...]]]) -> int:

@@ -14,6 +14,7 @@ from eosim.adapters.autodiff import (
     check_criterion,
     common_length,
     prepared_targets,
+    taking,
 )
 
 
@@ -116,8 +117,9 @@ class _JaxBackend:
                 named.append(("targets", self._targets.shape))
             self.n_samples = common_length(named)
         self._criterion = criterion if targets is not None else None
-        if isinstance(self._criterion, str):
+        with taking("model", [pair for pair in named if pair[0] != "targets"]):
             outputs = self._outputs(self.theta0, self._inputs)
+        if isinstance(self._criterion, str):
             if not hasattr(outputs, "shape") or outputs.shape[:1] != (self.n_samples,):
                 raise ValueError(
                     f"model must return an array with one row per sample, {self.n_samples}; got "
@@ -139,6 +141,10 @@ class _JaxBackend:
         )
         self._outputs_compiled = jax.jit(self._outputs)
         self._jacobian_compiled = jax.jit(jax.vmap(self._sample_jacobian, (None, 0)))
+
+    @property
+    def source(self) -> str:
+        return f"JAX {getattr(self._model, '__name__', type(self._model).__name__)}"
 
     def loss(self, theta: Array, batch: Array | None) -> float:
         return float(self._call(self._loss_compiled, theta, *self._data(batch)))
@@ -185,7 +191,15 @@ class _JaxBackend:
 
     def check_precision(self) -> None:
         """No operation takes float64 and gives less."""
-        pending = [self._jax.make_jaxpr(self._value)(self.theta0, *self._data(None)).jaxpr]
+        errors = self._jax.errors
+        try:
+            pending = [self._jax.make_jaxpr(self._value)(self.theta0, *self._data(None)).jaxpr]
+        except (errors.JAXTypeError, errors.JAXIndexError) as error:
+            reason = str(error).splitlines()[0]
+            raise TypeError(
+                "model and criterion must be written in jax.numpy, so that JAX can trace them: no "
+                f"np.tanh in place of jnp.tanh, no float() and no if on computed values; {reason}"
+            ) from error
         while pending:
             for equation in pending.pop().eqns:
                 for parameter in self._jax.tree.leaves(list(equation.params.values())):

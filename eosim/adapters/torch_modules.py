@@ -17,6 +17,7 @@ from eosim.adapters.autodiff import (
     check_criterion,
     common_length,
     prepared_targets,
+    taking,
 )
 
 # The choice of attention kernels belongs to the process, not to a thread: calls that change and
@@ -129,15 +130,16 @@ class _TorchBackend:
 
         self._inputs = self._arguments(inputs)
         self._targets: Any = None if targets is None else self._widened(targets)
-        named = [("inputs", tuple(part.shape)) for part in self._inputs]
+        named = self._shapes_of(self._inputs)
         if self._targets is not None:
             named.append(("targets", tuple(self._targets.shape)))
         self.n_samples = common_length(named)
         self._criterion = criterion if targets is not None else None
         if isinstance(criterion, torch.nn.Module):
             self._criterion = copy.deepcopy(criterion).to(device="cpu", dtype=torch.float64)
+        outputs = self._outputs_at(self.theta0, self._inputs)
         if isinstance(self._criterion, str):
-            shape = tuple(self._output(torch.from_numpy(self.theta0), self._inputs).shape)
+            shape = tuple(outputs.shape)
             if shape[:1] != (self.n_samples,):
                 raise ValueError(
                     f"module must return one row per sample, {self.n_samples}; got shape {shape}"
@@ -185,6 +187,10 @@ class _TorchBackend:
         with Watch():
             self.loss(self.theta0, None)
 
+    @property
+    def source(self) -> str:
+        return f"PyTorch {type(self.module).__name__}"
+
     def plain_loss(self, theta: Array, batch: Array | None) -> float:
         return self.loss(theta, batch)
 
@@ -225,7 +231,7 @@ class _TorchBackend:
     def outputs(self, theta: Array, inputs: Any) -> Array:
         rows = self._inputs if inputs is None else self._arguments(inputs)
         with _settings(self._torch):
-            return self._output(self._torch.from_numpy(theta), rows).numpy()
+            return self._outputs_at(theta, rows).numpy()
 
     def residuals(self, theta: Array, batch: Array | None) -> Array:
         rows, targets = self._rows(batch)
@@ -295,8 +301,20 @@ class _TorchBackend:
             )
         return losses.mean()
 
+    def _outputs_at(self, theta: Array, rows: tuple[Any, ...]) -> Any:
+        """`_output` at rows that the module has not seen."""
+        point = self._torch.from_numpy(theta)
+        with taking("module", self._shapes_of(rows)):
+            outputs = self._call(point, rows)
+        return self._checked(outputs)
+
     def _output(self, point: Any, rows: tuple[Any, ...]) -> Any:
-        outputs = self._torch.func.functional_call(self.module, self._split(point), rows)
+        return self._checked(self._call(point, rows))
+
+    def _call(self, point: Any, rows: tuple[Any, ...]) -> Any:
+        return self._torch.func.functional_call(self.module, self._split(point), rows)
+
+    def _checked(self, outputs: Any) -> Any:
         if not isinstance(outputs, self._torch.Tensor):
             raise TypeError(f"module must return one tensor, got {type(outputs).__name__}; wrap it")
         if outputs.dtype != self._torch.float64:
@@ -309,6 +327,10 @@ class _TorchBackend:
         parts = self._torch.split(point, self._sizes)
         triples = zip(self._names, parts, self._shapes, strict=True)
         return {name: part.reshape(shape) for name, part, shape in triples}
+
+    @staticmethod
+    def _shapes_of(rows: tuple[Any, ...]) -> list[tuple[str, tuple[int, ...]]]:
+        return [("inputs", tuple(part.shape)) for part in rows]
 
     def _arguments(self, inputs: Any) -> tuple[Any, ...]:
         return tuple(map(self._widened, inputs if isinstance(inputs, tuple) else (inputs,)))

@@ -37,8 +37,9 @@ def phase_boundary(
     r"""The ratio from which runs end in one of the phases ``beyond``, for many starts at once.
 
     The bracket is divided into ``samples`` parts, and the one in which the phase changes is divided
-    again together with its neighbours, until it is shorter than ``rtol`` times its end. At every scale
-    the change must be the only one, and lead beyond; else the boundary is ragged, and left there.
+    again together with its neighbours, until it is shorter than ``rtol`` times its end, or than
+    ``rtol`` squared times the bracket (an edge at 0 has no relative size). At every scale the change
+    must be the only one, and lead beyond; else the boundary is ragged, and left there.
 
     Parameters
     ----------
@@ -51,7 +52,8 @@ def phase_boundary(
         (DIVERGED,) for the edge of divergence; every phase but MONOTONE for that of the catapults;
         (BOUNDED, DIVERGED, DEAD) for the last rate that converges.
     samples : int
-        At least 2. Teeth narrower than a part may pass unseen; 16 is our choice.
+        At least 4: a part and its neighbours are three. Teeth narrower than a part may pass unseen; 16
+        is our choice.
     rtol : float
         At least 1e-14. Our choice leaves room for rounding, which judges runs closer to the edge.
 
@@ -85,10 +87,11 @@ def phase_boundary(
         raise ValueError(
             f"low must be below high, got low = {low.flat[worst]!s}, high = {high.flat[worst]!s}"
         )
-    samples = integer("samples", samples, minimum=2)
+    samples = integer("samples", samples, minimum=4)
     rtol = real_number("rtol", rtol, Interval(1e-14, 1, lower_closed=True))
     codes = [int(Phase(phase)) for phase in beyond]
     lower, upper = low, high
+    shortest = rtol * rtol * (high - low)
     ragged, done = np.zeros(low.shape, dtype=bool), np.zeros(low.shape, dtype=bool)
     while not done.all():
         # The grid is the caller's, so that all starts are run: those that are done at their low end.
@@ -108,7 +111,10 @@ def phase_boundary(
         sharp = (leading + trailing == samples + 1) & ~alike
         ragged = ragged | ~(sharp | alike)
         lower, upper = np.where(done, lower, found_lower), np.where(done, upper, found_upper)
-        done = done | ~sharp | (upper - lower <= rtol * np.abs(upper))
+        length = upper - lower
+        # Every part is shorter than the last, but for one between neighbouring floats.
+        short = (length <= np.maximum(rtol * np.abs(upper), shortest)) | (length >= part)
+        done = done | ~sharp | short
     single = np.isfinite(lower) & np.isfinite(upper) & ~ragged
     ratio = np.full(low.shape, np.nan)
     ratio[single] = (lower[single] + upper[single]) / 2

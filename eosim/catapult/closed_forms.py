@@ -96,19 +96,34 @@ def critical_lr(squares: float, product: float, target: float) -> float:
     :math:`8 / (S + \sqrt{S^2 - 16\,y\,(P - y)})` with ``squares`` S = |u|^2 + |v|^2, ``product``
     P = u.v and ``target`` y; runs below it stay bounded while lr |y| < 2 and converge while
     lr |y| < 1 (the boundary of Liang & Montufar). 4 / S at y = 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If S is not positive, or below 2 |P|: :math:`|u \mp v|^2 = S \mp 2P`.
     """
     squares = real_number("squares", squares, Interval(0, math.inf))
     product, target = real_number("product", product), real_number("target", target)
-    root = math.sqrt(squares**2 - 16 * target * (product - target))
-    return 8 / (squares + root)
+    gap = squares - 2 * abs(product)
+    if gap < -1e-12 * squares:  # less is rounding of the sums: our choice, that of the phases
+        raise ValueError(
+            "squares must be at least 2 |product| (|u|^2 + |v|^2 and u.v); got squares = "
+            f"{squares!r} with product = {product!r}"
+        )
+    # The radicand is (S - 2|P|)(S + 2|P|) + 4 (P - 2y)^2, a sum without cancellation.
+    across = math.sqrt(max(gap, 0.0)) * math.sqrt(squares + 2 * abs(product))
+    return 8 / (squares + math.hypot(across, 2 * (product - 2 * target)))
 
 
 def boundary_orbit(angle: Any, n_steps: int) -> Array:
     r"""Residuals :math:`\epsilon_t = 2\cos 2\phi_t` on the invariant ellipse F = 0.
 
-    :math:`\phi_{t+1} = \pi - 3\phi_t`: the angle triples, with Lyapunov exponent ln 3.
+    :math:`\phi_{t+1} = \pi - 3\phi_t` modulo :math:`\pi`: the angle triples, with Lyapunov exponent
+    ln 3. Every step is :math:`\epsilon' = \epsilon^3 - 3\epsilon` to rounding; rounding triples too, so
+    that after some 34 steps the orbit is that of another angle.
     """
-    angles = [real_number("angle", angle)]
+    # Modulo pi at every step: else the angle grows as 3^t, and its rounding with it.
+    angles = [math.remainder(real_number("angle", angle), math.pi)]
     for _ in range(integer("n_steps", n_steps, minimum=0)):
-        angles.append(math.pi - 3 * angles[-1])
+        angles.append(math.remainder(math.pi - 3 * angles[-1], math.pi))
     return 2 * np.cos(2 * np.array(angles))

@@ -85,7 +85,10 @@ class PhaseDiagram(NamedTuple):
 
     @property
     def margin(self) -> Array:
-        """`eosim.catapult.margin` of the start: a linear net diverges iff > 0, while abs(label) < 2."""
+        """`eosim.catapult.margin` of the start, whose sign decides for abs(label) < 2 and eps not 0.
+
+        A linear net diverges iff it is positive.
+        """
         return np.asarray(margin(self.eps, self.a, self.label))
 
 
@@ -97,7 +100,9 @@ def phase_diagram(
     Parameters
     ----------
     a, w, label : arrays that broadcast together
-        Starts :math:`a_0 = \eta\lambda_0`, :math:`w_0 = \epsilon_0^2` (with :math:`\epsilon_0 > 0`) and Y.
+        Starts :math:`a_0 = \eta\lambda_0`, :math:`w_0 = \epsilon_0^2` (with :math:`\epsilon_0 \ge 0`)
+        and Y. One with w = 0 is a fixed point, and stays: MONOTONE below a = 2, BOUNDED from there on.
+        One with :math:`0 < \epsilon_0 < 10^{-16}|Y|` starts from rounding instead.
     max_steps : int
     lyapunov : bool
         Whether to measure exponents: three times the steps of BOUNDED runs.
@@ -112,14 +117,24 @@ def phase_diagram(
     a, w, label = _broadcast(a, w, label)
     starts, losses, labels, eps = _flat(a), _flat(w), _labels(label), np.empty(a.size)
     pair = np.empty((2, min(_CHUNK, a.size)))
+    still = w == 0
 
     def factors_of(part: slice) -> tuple[Array, Array]:
         u, v = pair[:, : len(eps[part])]
         if factors(starts[part], losses[part], _part(labels, part), eps[part], u, v):
             _refuse(a, w, label)
+        rest = np.flatnonzero(losses[part] == 0)
+        u[rest], v[rest] = np.sqrt(starts[part][rest]), 0.0
         return u, v
 
-    return _factor_phases(a, eps.reshape(a.shape), label, factors_of, max_steps, lyapunov)
+    # Minima of one a are alike but for their imbalance, and that of label 0 is one after rounding too.
+    moving = np.where(still, 0.0, label) if still.any() else label
+    diagram = _factor_phases(a, eps.reshape(a.shape), moving, factors_of, max_steps, lyapunov)
+    if not still.any():
+        return diagram
+    own = np.sqrt(np.maximum(a - 2 * np.abs(label), 0) * (a + 2 * np.abs(label)))
+    imbalance = np.where(still, own, np.asarray(diagram.imbalance))
+    return diagram._replace(label=label, imbalance=imbalance)
 
 
 def iterate(a: Any, w: Any, label: Any = 0.0, *, n_steps: int) -> tuple[Array, Array]:
@@ -130,7 +145,7 @@ def iterate(a: Any, w: Any, label: Any = 0.0, *, n_steps: int) -> tuple[Array, A
     Parameters
     ----------
     a, w, label : arrays that broadcast together
-        Starts, as in `phase_diagram`.
+        Starts, as in `phase_diagram`; one with w = 0 stays where it is.
     n_steps : int
 
     Returns
@@ -159,6 +174,8 @@ def iterate(a: Any, w: Any, label: Any = 0.0, *, n_steps: int) -> tuple[Array, A
         impossible = iterate(_flat(a), _flat(w), _labels(label), n_steps, eps, end)
     if impossible:
         _refuse(a, w, label)
+    still = np.flatnonzero(w == 0)
+    eps[still], end[still] = 0.0, a.flat[still]
     return eps.reshape(a.shape), end.reshape(a.shape)
 
 

@@ -40,9 +40,13 @@ class Modes:
     block: Array
 
 
-def tracks(dim: int) -> bool:
-    """Whether modes of this many parameters are followed from a block of a point nearby."""
-    return dim > DENSE_DIM
+def tracks(dim: int, k: int) -> bool:
+    """Whether k modes of this many parameters are followed from a block of a point nearby.
+
+    Of more than about half the directions they are not: a block and its residuals are then more
+    vectors than there are directions.
+    """
+    return dim > DENSE_DIM and 2 * (k + _GUARDS) <= dim
 
 
 def top_modes(
@@ -64,7 +68,7 @@ def top_modes(
     """
     dim = len(theta)
     k = min(k, dim)
-    if not tracks(dim):
+    if not tracks(dim, k):
         matrix = problem.hessian(theta) / np.outer(root, root)
         if not np.isfinite(matrix).all():
             raise FloatingPointError("the Hessian is not finite")
@@ -74,7 +78,7 @@ def top_modes(
         return Modes(values[:k], vectors[:, :k], following, vectors[:, :k])
     hessian = hessian_products(problem, theta)
     if block is None:
-        block = np.random.default_rng(0).standard_normal((dim, min(k + _GUARDS, dim)))
+        block = np.random.default_rng(0).standard_normal((dim, k + _GUARDS))
     values, vectors = _davidson(lambda v: hessian(v / root) / root, block, k, floor)
     return Modes(values[:k], vectors[:, :k], float(values[k]), vectors)
 

@@ -24,6 +24,8 @@ _CLEAR_MATCH = 0.5
 # their number, so that all looks together cost no more than the steps. After so many steps a rate of
 # convergence tells.
 _FORMED_EVERY, _FORMED_GROWTH, _PATIENCE = 4, 1.2, 30
+# Our choice: far above the rounding of a Lanczos step, relative to the largest number so far.
+_ROUNDING = 1e-14
 
 
 class Logarithm(Protocol):
@@ -208,12 +210,16 @@ def apply_lanczos(
         off_diagonal[m - 1] = np.linalg.norm(image)
         size = max(size, abs(diagonal[m - 1]), off_diagonal[m - 1])
         # a vanishing new direction means that the space is invariant: the answer is exact
-        exact = off_diagonal[m - 1] <= 1e-14 * size or m == len(vector)
+        exact = off_diagonal[m - 1] <= _ROUNDING * size or m == len(vector)
         if exact or m == max_steps or m >= max(last + _FORMED_EVERY, _FORMED_GROWTH * last):
             ritz, modes = eigh_tridiagonal(diagonal[:m], off_diagonal[: m - 1])
+            # Where it is 1 up to rounding, at lr = 1 / L, rounding would draw side and logarithm anew
+            # at every look, and no two looks would agree.
+            ritz[np.abs(ritz - 1) <= _ROUNDING * size] = 1.0
             alpha = logarithm.coefficient(ritz, logarithm.start(ritz))
             coefficients = modes @ (alpha * modes[0])
-            change = coefficients.copy()
+            # Real or complex as the Ritz values have it: rounding may also take one back below 1.
+            change = coefficients.astype(np.result_type(coefficients, formed))
             change[:last] -= formed
             before = error
             error = float(np.linalg.norm(change) / np.linalg.norm(coefficients))

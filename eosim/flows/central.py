@@ -112,7 +112,7 @@ class CentralFlow:
         return self.advance(state, None)
 
     def advance(self, state: Array, branch: Array | None) -> Array | None:
-        if not tracks(self.problem.dim):
+        if not tracks(self.problem.dim, self.n_modes):
             return None
         theta, memory = self._split(state)
         return self._top(theta, memory, branch).block

@@ -74,7 +74,8 @@ class _DescentLogarithm:
         """+i pi for real z > 1, real while every z <= 1."""
         if not np.isrealobj(z):
             return self.sheets(z)[0]
-        modulus = np.log1p(-np.minimum(z, 1 - _FLOOR))
+        # at 1 the floor itself: 1 - _FLOOR is rounded, and log1p of it .1 off
+        modulus = np.where(z < 1, np.log1p(-np.where(z < 1, z, 0)), np.log(_FLOOR))
         if (z <= 1).all():
             return modulus
         return np.where(z > 1, np.log(np.maximum(z - 1, _FLOOR)) + 1j * np.pi, modulus)
@@ -113,9 +114,10 @@ class _HeavyBallLogarithm:
         plus = np.abs(total + root) >= np.abs(total - root)
         near_one = z / 2 * ((z - 2 * (1 + b)) / (root + 1 - b) - 1)  # rho - 1, without cancellation
         shift = np.where(plus, near_one, (total - root) / 2 - 1)
-        larger = log1p(np.where(np.abs(1 + shift) < _FLOOR, _FLOOR - 1, shift))
+        singular = np.abs(1 + shift) < _FLOOR
+        larger = np.where(singular, np.log(_FLOOR), log1p(np.where(singular, 0, shift)))
         if b < _FLOOR:  # the other root is 0 for every z, and no path leads there
-            return larger[None, :]
+            return larger[None]
         return np.stack([larger, np.log(b) - larger])
 
     def coefficient(self, z: Array, logarithms: Array) -> Array:
@@ -391,7 +393,13 @@ class HeavyBallPrincipalFlow:
 
 def _refuse_beyond(edge: float, problem: Problem, z: float) -> None:
     if z >= edge:
+        remedy = "Lower lr, or compare with a real flow"
+        if isinstance(problem, FunctionProblem):
+            remedy = (
+                "Pass analytic=True to from_functions if its functions take complex theta, lower lr, "
+                "or compare with a real flow"
+            )
         raise LeftRange(
             f"h * lambda reached {z:.4g}, but {type(problem).__name__} is not analytic: the flow turns "
-            f"complex at h * lambda = {edge:.4g}. Lower lr, or compare with a real flow"
+            f"complex at h * lambda = {edge:.4g}. {remedy}"
         )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from eosim._checks import Array, float_array, interface, state_vector
+from eosim.flows._overflow import exponential_sum
 from eosim.flows.base import Flow
 from eosim.problems.toys import Quadratic
 
@@ -18,6 +19,11 @@ def closed_form(flow: Flow, theta0: Any, times: Any) -> Array:
 
     For the principal flow the exponential is :math:`(1-h\lambda)^{t/h}`, so every multiple of h is
     an iterate of gradient descent, in every regime.
+
+    Each coordinate is summed by itself: one that is beyond the largest float is infinite, with its
+    sign, and leaves the others finite. A mode in which :math:`\theta_0 - c` has no part stays out,
+    however fast it grows. Both are as exact as the eigenvectors: where these are rotated, a part of
+    rounding grows like any other.
 
     Parameters
     ----------
@@ -49,4 +55,6 @@ def closed_form(flow: Flow, theta0: Any, times: Any) -> Array:
     h = 1.0 if flow.lr is None else flow.lr
     exponents = flow.coefficient(h * values) * values  # (dim,): growth rates
     weights = vectors.T @ (start - problem.center)  # (dim,)
-    return problem.center + (np.exp(np.multiply.outer(times, exponents)) * weights) @ vectors.T
+    with np.errstate(over="ignore"):  # what grows so is infinite, what falls so is 0
+        grown = np.multiply.outer(times, exponents)
+    return problem.center + exponential_sum(vectors, grown, weights)

@@ -20,7 +20,7 @@ def loss_rate(flow: Flow, theta: Array, branch: Any = None) -> Any:
     gradient descent, :math:`-h \sum_i (1 - z_i/2)(u_i^\top g)^2`.
     """
     interface("flow", flow, ("problem", "field"))
-    point(flow.problem, theta=theta)
+    (theta,) = point(flow.problem, theta=theta)
     rate = flow.problem.gradient(theta) @ flow.field(theta, branch)
     return rate[()] if isinstance(rate, np.ndarray) else rate
 
@@ -38,7 +38,7 @@ def sharpness_rate(flow: Flow, theta: Array, branch: Any = None) -> Any:
         If the top eigenvalue is degenerate (relative gap below 1e-10): it has no derivative.
     """
     interface("flow", flow, ("problem", "field"))
-    point(flow.problem, theta=theta)
+    (theta,) = point(flow.problem, theta=theta)
     if np.any(np.imag(theta)):
         raise ValueError("sharpness_rate needs a real state: at complex ones lambda_1 has no order")
     values, vectors = np.linalg.eigh(flow.problem.hessian(np.real(theta)))

@@ -22,6 +22,7 @@ from eosim._checks import (
     state_vector,
     symmetric_matrix,
 )
+from eosim.flows._overflow import exponential_sum, from_logs, sum_modes
 from eosim.problems.base import FiniteSum, directional_derivative
 
 
@@ -100,14 +101,19 @@ class OrnsteinUhlenbeck:
         return self.lr * noise / _mean_exponential(logs[:, None] + logs)
 
     def mean(self, start: Any, times: Any) -> Array:
-        """E[X(t)], shape (n_times, dim)."""
+        """E[X(t)], shape (n_times, dim); infinite where it is beyond the largest float, and only there."""
         logs, vectors = self._eigen
         weights = vectors.T @ state_vector("start", start, len(logs))
         times = _times(times)
-        return (np.exp(np.multiply.outer(times / self.lr, logs)) * weights) @ vectors.T
+        with np.errstate(over="ignore"):
+            grown = np.multiply.outer(times / self.lr, logs)
+        return exponential_sum(vectors, grown, weights)
 
     def covariance(self, times: Any, initial: Any = None) -> Array:
-        """Cov X(t) from ``initial`` (0 if None) at t = 0; shape (n_times, dim, dim)."""
+        """Cov X(t) from ``initial`` (0 if None) at t = 0; shape (n_times, dim, dim).
+
+        Entries beyond the largest float are infinite, with their sign, and leave the others finite.
+        """
         logs, vectors = self._eigen
         start = np.zeros_like(self.hessian) if initial is None else initial
         start = symmetric_matrix("initial", start)
@@ -119,16 +125,34 @@ class OrnsteinUhlenbeck:
         exponents = logs[:, None] + logs  # log q per step
         result = []
         for steps in _times(times) / self.lr:
-            grown = np.exp(steps * exponents) * start
-            # the integral of e^{s log q} over [0, t], times D
-            added = (
-                steps
-                * self.lr
-                * _mean_exponential(steps * exponents)
-                * self._diffusion_in_eigenbasis
-            )
-            result.append(vectors @ (grown + added) @ vectors.T)
+            with np.errstate(over="ignore", invalid="ignore"):
+                grown = np.exp(steps * exponents) * start
+                # the integral of e^{s log q} over [0, t], times D
+                added = (
+                    steps
+                    * self.lr
+                    * _mean_exponential(steps * exponents)
+                    * self._diffusion_in_eigenbasis
+                )
+                covariance = vectors @ (grown + added) @ vectors.T
+            if not np.isfinite(covariance).all():
+                covariance = self._covariance_by_logarithms(steps, start)
+            result.append(covariance)
         return np.array(result)
+
+    def _covariance_by_logarithms(self, steps: float, start: Array) -> Array:
+        """After so many steps from ``start``, in the eigenbasis; entries may be infinite."""
+        logs, vectors = self._eigen
+        with np.errstate(over="ignore"):
+            x = np.clip(steps * (logs[:, None] + logs), -1e300, 1e300)
+        # Pairs that grow have e^x in front: (e^x - 1) / x = e^x (1 - e^-x) / x.
+        front = np.maximum(x, 0.0)
+        added = steps * self.lr * _mean_exponential(-np.abs(x)) * self._diffusion_in_eigenbasis
+        weights = np.exp(np.minimum(x, 0.0)) * start + added
+        sizes = np.abs(weights)
+        front = front + np.log(np.where(sizes == 0, 1.0, sizes))
+        left, scales = sum_modes(vectors, np.sign(weights), front)
+        return from_logs(*(part.T for part in sum_modes(vectors, left.T, scales.T)))
 
     def sample(self, start: Any, times: Any, n_paths: int, seed: Any) -> Array:
         """Paths with the exact transition law; shape (n_paths, n_times, dim).
@@ -136,7 +160,8 @@ class OrnsteinUhlenbeck:
         Raises
         ------
         ValueError
-            If D is not positive semi-definite: no such process exists.
+            If D is not positive semi-definite: no such process exists. If the process is beyond the
+            largest float between two times.
         """
         lowest = np.linalg.eigvalsh(self.diffusion)[0]
         if lowest < -1e-10 * np.abs(self.diffusion).max():
@@ -155,8 +180,14 @@ class OrnsteinUhlenbeck:
         logs, vectors = self._eigen
         for index, time in enumerate(times):
             gap = time - elapsed
-            decay = (vectors * np.exp(gap / self.lr * logs)) @ vectors.T
-            values, modes = np.linalg.eigh(self.covariance([gap])[0])
+            with np.errstate(over="ignore", invalid="ignore"):
+                decay = (vectors * np.exp(gap / self.lr * logs)) @ vectors.T
+            spread = self.covariance([gap])[0]
+            if not (np.isfinite(decay).all() and np.isfinite(spread).all()):
+                raise ValueError(
+                    f"times must end before the process is beyond the largest float, got {time:g}"
+                )
+            values, modes = np.linalg.eigh(spread)
             root = modes * np.sqrt(np.maximum(values, 0))
             state = state @ decay + generator.standard_normal((n_paths, dim)) @ root.T
             paths[:, index], elapsed = state, time

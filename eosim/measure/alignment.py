@@ -65,7 +65,7 @@ def loss_alignment(problem: LeastSquares, theta: Array, *, centred: bool = True)
         raise TypeError(
             f"{type(problem).__name__} is no least-squares problem: it has no jacobian(theta)"
         )
-    point(problem, theta=theta)
+    (theta,) = point(problem, theta=theta)
     residuals = problem.residuals(theta)
     jacobian = problem.jacobian(theta)  # (n, k, dim)
     n, _, dim = jacobian.shape

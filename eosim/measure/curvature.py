@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, overload
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import eigh, norm
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-from eosim._checks import PRODUCTS, Array, dense_fits, point
+from eosim._checks import PRODUCTS, Array, dense_fits, point, state_vector
 from eosim.certified import (
     CannotCertify,
     Enclosure,
     asked,
-    balls,
     enclose_eigenvalue,
+    in_balls,
     load_flint,
-    precise,
 )
 from eosim.problems.base import LeastSquares, Problem
 
@@ -28,6 +28,8 @@ DENSE_DIM = 256
 LANCZOS_TOLERANCE = 1e-10
 # Our choice: Rademacher probes of the stochastic trace and norm, and their fixed seed.
 N_PROBES = 128
+
+_length = partial(norm, check_finite=False)  # which squares nothing that would leave the range
 
 
 class Eigenvalue(NamedTuple):
@@ -56,13 +58,13 @@ class Estimate(NamedTuple):
 
 def loss(problem: Problem, theta: Array) -> float:
     """L(theta)."""
-    point(problem, theta=theta)
+    (theta,) = point(problem, theta=theta)
     return float(problem.loss(theta))
 
 
 def gradient_norm(problem: Problem, theta: Array) -> float:
     """|grad L(theta)|, the Euclidean norm."""
-    point(problem, theta=theta)
+    (theta,) = point(problem, theta=theta)
     return float(np.linalg.norm(problem.gradient(theta)))
 
 
@@ -76,9 +78,12 @@ def sharpness(problem: Problem, theta: Array, *, certify: bool = False) -> Eigen
     Dense up to `DENSE_DIM` parameters, Lanczos (ARPACK, fixed start vector) beyond. A Lanczos run
     that does not converge returns its best value with ``converged`` False.
 
-    With ``certify`` an `Enclosure` is returned: of the largest eigenvalue of the symmetric part of the
-    float matrix ``problem.hessian(theta)``, proved by counting the positive pivots of H - s on both
-    sides of it, multiple or not. The rounding of the Hessian itself is not in it. Up to `DENSE_DIM`
+    With ``certify`` an `Enclosure` is returned, of the sharpness of this problem at the binary numbers
+    that theta and the problem's floats are: the Hessian is evaluated in balls, and the positive
+    eigenvalues of H - s are counted on both sides of the largest, multiple or not. Quadratic,
+    LinearRegression, QuadraticNet, Polynomial, Rosenbrock and Cosine have a Hessian that can be
+    evaluated so; for the largest eigenvalue of a symmetric matrix of floats, say the Hessian of another
+    problem as it was computed, certify the sharpness of ``eosim.Quadratic(H)``. Up to `DENSE_DIM`
     parameters; needs ``pip install "eosim[certify]"``.
 
     Raises
@@ -86,7 +91,8 @@ def sharpness(problem: Problem, theta: Array, *, certify: bool = False) -> Eigen
     ValueError
         If the Hessian is not finite at theta.
     ImportError, CannotCertify
-        With ``certify``: if python-flint is missing, or there are too many parameters.
+        With ``certify``: if python-flint is missing; if there are too many parameters, or the problem
+        computes its Hessian in floats.
 
     Examples
     --------
@@ -107,20 +113,24 @@ def spectrum_ends(problem: Problem, theta: Array) -> SpectrumEnds:
 
 def hessian_trace(problem: Problem, theta: Array) -> Estimate:
     """tr H: exact up to `DENSE_DIM` parameters, else Hutchinson's estimator with `N_PROBES` probes."""
-    point(problem, theta=theta)
+    (theta,) = point(problem, theta=theta)
     if problem.dim <= DENSE_DIM:
         return Estimate(float(np.trace(_finite_hessian(problem, theta))), 0.0)
-    return _probe(problem, theta, lambda probe, image: probe @ image)
+    return _mean(_probe(problem, theta, lambda probe, image: probe @ image))
 
 
 def hessian_frobenius(problem: Problem, theta: Array) -> Estimate:
     """|H|_F: exact up to `DENSE_DIM` parameters, else from E|Hz|^2 over `N_PROBES` probes z."""
-    point(problem, theta=theta)
+    (theta,) = point(problem, theta=theta)
     if problem.dim <= DENSE_DIM:
-        return Estimate(float(np.linalg.norm(_finite_hessian(problem, theta))), 0.0)
-    square = _probe(problem, theta, lambda probe, image: image @ image)
-    norm = np.sqrt(square.value)
-    return Estimate(float(norm), square.standard_error / (2 * norm) if norm else 0.0)
+        return Estimate(float(_length(_finite_hessian(problem, theta).ravel())), 0.0)
+    lengths = _probe(problem, theta, lambda probe, image: _length(image))
+    unit = lengths.max()  # squares stay in range
+    if unit == 0:
+        return Estimate(0.0, 0.0)
+    square = _mean((lengths / unit) ** 2)
+    value = math.sqrt(square.value)
+    return Estimate(float(unit * value), float(unit * square.standard_error / (2 * value)))
 
 
 def gauss_newton_spectrum(problem: LeastSquares, theta: Array) -> Array:
@@ -140,7 +150,7 @@ def _flat_jacobian(problem: LeastSquares, theta: Array) -> Array:
         raise TypeError(
             f"{type(problem).__name__} is no least-squares problem: it has no jacobian(theta)"
         )
-    point(problem, theta=theta)
+    (theta,) = point(problem, theta=theta)
     dense_fits("the Jacobian", (problem.n_samples, problem.dim), PRODUCTS)
     return problem.jacobian(theta).reshape(-1, problem.dim)  # (n * n_outputs, dim)
 
@@ -166,28 +176,37 @@ def _finite_hessian(problem: Problem, theta: Array) -> Array:
 
 def _certified(problem: Problem, theta: Array) -> Enclosure:
     point(problem, theta=theta)
+    if not hasattr(getattr(problem, "hessian", None), "certifiable"):
+        raise CannotCertify(
+            f"the Hessian of {type(problem).__name__} is computed in floats, with an unknown error. "
+            "certify=True takes Quadratic, LinearRegression, QuadraticNet, Polynomial, Rosenbrock and "
+            "Cosine; sharpness(eosim.Quadratic(H), theta, certify=True) encloses the largest "
+            "eigenvalue of a matrix H of floats"
+        )
     if problem.dim > DENSE_DIM:
         raise CannotCertify(
             f"sharpness with certify=True takes at most {DENSE_DIM} parameters, got {problem.dim}; "
             "without it the residual bounds the distance to the nearest eigenvalue"
         )
-    with precise():
-        matrix = balls(_finite_hessian(problem, theta))
-        symmetric = (matrix + matrix.transpose()) * load_flint().arb(0.5)
-        return enclose_eigenvalue(symmetric, 1)
+    theta = state_vector("theta", theta, problem.dim)
+
+    def hessian() -> Any:
+        rows = in_balls(problem).hessian(in_balls(theta)).tolist()
+        matrix = load_flint().arb_mat(rows)
+        return (matrix + matrix.transpose()) * load_flint().arb(0.5)
+
+    return enclose_eigenvalue("sharpness", hessian, 1)
 
 
 def _extreme(problem: Problem, theta: Array, which: str) -> Eigenvalue:
-    point(problem, theta=theta)
+    (theta,) = point(problem, theta=theta)
     dim = problem.dim
     if dim <= DENSE_DIM:
         hessian = _finite_hessian(problem, theta)
         index = dim - 1 if which == "LA" else 0
         values, vectors = eigh(hessian, subset_by_index=[index, index])
         value, vector = values[0], vectors[:, 0]
-        return Eigenvalue(
-            float(value), float(np.linalg.norm(hessian @ vector - value * vector)), True
-        )
+        return Eigenvalue(float(value), float(_length(hessian @ vector - value * vector)), True)
     start = np.random.default_rng(0).standard_normal(dim)
     first = problem.hvp(theta, start)
     if not np.isfinite(first).all():
@@ -197,7 +216,7 @@ def _extreme(problem: Problem, theta: Array, which: str) -> Eigenvalue:
     # ARPACK's tolerance has an absolute floor: it gets the Hessian in units of its own size. It also
     # forces the start into the range of the operator, so it would miss an extreme eigenvalue 0:
     # the shift (no number that a Hessian is likely to have as -eigenvalue) makes it regular.
-    unit, shift = float(np.linalg.norm(first) / np.linalg.norm(start)), math.e
+    unit, shift = float(_length(first) / _length(start)), math.e
     operator = LinearOperator(
         (dim, dim),
         matvec=lambda v: problem.hvp(theta, v.ravel()) / unit + shift * v.ravel(),
@@ -211,8 +230,8 @@ def _extreme(problem: Problem, theta: Array, which: str) -> Eigenvalue:
         values, vectors = _short_lanczos(operator.matvec, start, which)
         converged = False
     value, vector = unit * (float(values[0]) - shift), vectors[:, 0]
-    residual = np.linalg.norm(problem.hvp(theta, vector) - value * vector)
-    return Eigenvalue(value, float(residual), converged)
+    residual = float(_length(problem.hvp(theta, vector) - value * vector))
+    return Eigenvalue(value, residual, converged)
 
 
 def _short_lanczos(
@@ -234,7 +253,8 @@ def _short_lanczos(
     return values[[index]], basis @ vectors[:, [index]]
 
 
-def _probe(problem: Problem, theta: Array, statistic: Callable[[Array, Array], Any]) -> Estimate:
+def _probe(problem: Problem, theta: Array, statistic: Callable[[Array, Array], Any]) -> Array:
+    """A statistic of each probe z and its image H z."""
     generator = np.random.default_rng(0)
     samples = np.empty(N_PROBES)
     for index in range(N_PROBES):
@@ -242,4 +262,8 @@ def _probe(problem: Problem, theta: Array, statistic: Callable[[Array, Array], A
         samples[index] = statistic(probe, problem.hvp(theta, probe))
     if not np.isfinite(samples).all():
         raise ValueError("the Hessian is not finite at theta")
-    return Estimate(float(samples.mean()), float(samples.std(ddof=1) / np.sqrt(N_PROBES)))
+    return samples
+
+
+def _mean(samples: Array) -> Estimate:
+    return Estimate(float(samples.mean()), float(samples.std(ddof=1) / np.sqrt(len(samples))))

@@ -9,10 +9,10 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import eigh, norm
 
-from eosim._checks import Array, Interval, choice, integer, real_number
-from eosim.measure._lanczos import BASIS, Known, RitzPair, follow, top_ritz_pair
+from eosim._checks import Array, Interval, choice, integer, point, real_number
+from eosim._lanczos import BASIS, N_KNOWN, Known, RitzPair, follow, top_ritz_pair
 from eosim.measure.curvature import Estimate
 from eosim.optimizers import CoupledL2
 from eosim.problems.base import FiniteSum, Problem, hessian_products
@@ -126,6 +126,7 @@ class PreconditionedSharpness:
         self, problem: Problem, theta: Array, *, rule: Any, state: tuple[Any, ...]
     ) -> PreconditionedEigenvalue:
         """Measure at ``theta``, where ``state`` is the rule's memory."""
+        (theta,) = point(problem, theta=theta)
         inner, decay = rule, 0.0
         while isinstance(inner, CoupledL2):
             inner, decay = inner.rule, decay + inner.weight_decay
@@ -143,10 +144,13 @@ class PreconditionedSharpness:
             sharpness, converged = plain.value, plain.converged
         elif self._sharpness:
             sharpness = pair.value - decay
-        threshold = getattr(inner, "critical_sharpness", None)
+        threshold, ratio = getattr(inner, "critical_sharpness", None), math.nan
+        if threshold is not None:
+            with np.errstate(invalid="ignore", divide="ignore"):  # unstable at once: beyond it
+                ratio = float(np.divide(pair.value, float(threshold())))
         return PreconditionedEigenvalue(
             pair.value,
-            pair.value / float(threshold()) if threshold is not None else math.nan,
+            ratio,
             sharpness,
             pair.residual,
             pair.converged and converged,
@@ -162,13 +166,16 @@ class PreconditionedSharpness:
                 raise ValueError("the Hessian is not finite at theta")
             values, vectors = eigh(matrix, subset_by_index=[dim - 1, dim - 1])
             value, vector = float(values[0]), vectors[:, 0]
-            residual = float(np.linalg.norm(matrix @ vector - value * vector))
+            residual = float(norm(matrix @ vector - value * vector))
             return RitzPair(value, vector, residual, True)
         hessian = hessian_products(problem, theta)
 
         def product(v: Array) -> Array:
             scaled = v / root
-            return (hessian(scaled) + decay * scaled) / root
+            image = (hessian(scaled) + decay * scaled) / root
+            if not np.isfinite(image).all():
+                raise ValueError("the Hessian is not finite at theta")
+            return image
 
         last = self._starts.get(name)
         if last is not None and len(last) != dim:
@@ -186,7 +193,7 @@ class PreconditionedSharpness:
                 start = last + _EXPLORATION / np.linalg.norm(start) * start
             often = self._search_every == 1
             tolerance = self._tolerance if often else min(self._tolerance, _SEARCH)
-            pair = top_ritz_pair(product, start, tolerance)
+            pair = top_ritz_pair(product, start, tolerance, N_KNOWN)
             self._followed[name] = 0
         assert pair.known is not None
         self._starts[name], self._known[name] = pair.vector, pair.known
@@ -244,6 +251,7 @@ class BatchSharpness:
             raise ValueError(
                 f"batch_size must be at most n_samples = {problem.n_samples}, got {self.batch_size}"
             )
+        (theta,) = point(problem, theta=theta)
         curvatures = []
         for batch in self._batches(problem.n_samples):
             gradient = problem.gradient(theta, batch)

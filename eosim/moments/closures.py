@@ -64,9 +64,12 @@ def recorded_steps(n_steps: Any, every: int) -> Array:
     steps = np.asarray(n_steps)
     if steps.dtype.kind not in "iu" or steps.ndim != 1 or len(steps) == 0:
         raise TypeError("n_steps must be an integer or a 1-d array of integers, not empty")
+    if steps.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"n_steps must be below 2^63, got {steps.max()}")
+    steps = steps.astype(np.int64)  # differences of unsigned steps are never negative
     if steps[0] < 0 or (np.diff(steps) <= 0).any():
         raise ValueError("n_steps must be ascending and not negative")
-    return steps.astype(np.int64)
+    return steps
 
 
 def mode_moments(

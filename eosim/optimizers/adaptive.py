@@ -304,7 +304,10 @@ class AdamW(Adam):
         return DecoupledDecay(self.lr, self.beta1, self.weight_decay)
 
     def critical_sharpness(self) -> Any:
-        r""":math:`(2-\eta\gamma)(1+\beta_1)/((1-\beta_1)\eta)`, of :math:`P^{-1}H`."""
+        r""":math:`(2-\eta\gamma)(1+\beta_1)/((1-\beta_1)\eta)`, of :math:`P^{-1}H`.
+
+        0 from :math:`\eta\gamma = 2` on.
+        """
         return self.linear().critical_sharpness()
 
 

@@ -32,8 +32,19 @@ class LocalRule(Protocol):
 
 
 def check_rule(rule: Any) -> None:
-    """TypeError unless ``rule`` is an instance with the methods of `Rule`."""
+    """TypeError unless ``rule`` is an instance with the methods of `Rule`.
+
+    ``step_size`` is the name of an optional method, see `eosim.run`: a number of that name is refused.
+    """
     interface("rule", rule, ("init", "step"))
+    for method in ("init", "step", "step_size"):
+        value = getattr(rule, method, None)
+        if not callable(value) and hasattr(rule, method):
+            remedy = "; call a learning rate lr" if method == "step_size" else ""
+            raise TypeError(
+                f"{type(rule).__name__}: {method} must be a method, which eosim calls; got "
+                f"{value!r}{remedy}"
+            )
 
 
 def needs_local(rule: Any) -> bool:

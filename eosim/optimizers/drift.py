@@ -27,7 +27,8 @@ class DAL:
     Parameters
     ----------
     p : float
-        Exponent, at least 0; p = 0 is gradient descent at the rate 2.
+        Exponent, at least 0; p = 0 is gradient descent at the rate 2. Where v^p is beyond the largest
+        float, the rate is 0.
     cap : float
         Largest rate, positive; 5 as in the authors' code. Taken where Hg = 0 or g = 0.
     momentum : float
@@ -73,7 +74,11 @@ class DAL:
         else:
             shifted = local.gradient(local.theta + 0.01 * direction)
             v = _length((shifted - gradient) / 0.01)
-        return min(2 / v**self.p, self.cap) if v > 0 else self.cap
+        if v == 0:
+            return self.cap
+        # Not Python's power, which raises where that of floats is infinite or 0.
+        with np.errstate(over="ignore", divide="ignore", under="ignore"):
+            return min(float(2 / np.float64(v) ** self.p), self.cap)
 
     def step_size(self, state: tuple[Any, ...]) -> float:
         """The rate of the step that led to this state."""
@@ -83,4 +88,4 @@ class DAL:
 def _length(vector: Any) -> float:
     """The Euclidean norm, also of vectors whose squares underflow."""
     largest = float(np.abs(vector).max())
-    return largest * float(np.linalg.norm(vector / largest)) if largest > 0 else 0.0
+    return 0.0 if largest == 0 else largest * float(np.linalg.norm(vector / largest))

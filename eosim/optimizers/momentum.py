@@ -255,12 +255,11 @@ class DecoupledDecay:
         return theta - self.lr * (self.weight_decay * theta + average), (average,)
 
     def critical_sharpness(self) -> Any:
-        r""":math:`(2 - \eta\gamma)(1 + \beta) / ((1 - \beta) \eta)`, if that is positive."""
-        return (
-            (2 - self.lr * self.weight_decay)
-            * (1 + self.momentum)
-            / ((1 - self.momentum) * self.lr)
-        )
+        r""":math:`(2 - \eta\gamma)(1 + \beta) / ((1 - \beta) \eta)`; 0 where :math:`\eta\gamma \ge 2`."""
+        left = 2 - self.lr * self.weight_decay
+        if isinstance(left, float) and left <= 0:  # the decay alone oscillates and grows
+            return 0.0
+        return left * (1 + self.momentum) / ((1 - self.momentum) * self.lr)
 
 
 @dataclass(frozen=True)
@@ -358,7 +357,7 @@ class CascadedEMA:
         a, b = self.beta1, self.beta2
         return (
             _ratio(2 * (1 + a) * (1 + b), (1 - a) * (1 - b) * self.lr),
-            _ratio(1 - a * b, a * b * self.lr),
+            _ratio((1 - a) + a * (1 - b), a * b * self.lr),  # 1 - ab would cancel near 1
         )
 
     def critical_sharpness(self) -> float:

@@ -8,18 +8,22 @@ the Hessian of that L.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from eosim._checks import PRODUCTS, Array, dense_fits, float_array, integer, point
+from eosim._checks import PRODUCTS, Array, dense_fits, float_array, inexact, integer, point
 
 # Complex step: any length far below sqrt(machine epsilon) is exact to rounding (Squire & Trapp
 # 1998). Central differences: the cube root of epsilon balances truncation against rounding.
 _COMPLEX_STEP = 1e-20
 _CENTRAL_STEP = float(np.cbrt(np.finfo(float).eps))
+_FLOAT64 = np.dtype(np.float64)
+
+_Hessian = TypeVar("_Hessian", bound=Callable[..., Any])
 
 
 class Problem(Protocol):
@@ -73,13 +77,25 @@ class LeastSquares(FiniteSum, Protocol):
         """de/dtheta, of shape (batch, n_outputs, dim)."""
 
 
+def certifiable(hessian: _Hessian) -> _Hessian:
+    """Marks a ``hessian`` that rounds in the arithmetic of its arguments alone.
+
+    It is made of sums, products, quotients by integers and NumPy's functions, of theta and of fields
+    of its dataclass. With balls in the place of their floats it returns balls that hold the exact
+    Hessian. A method that overrides it does not inherit the mark.
+    """
+    hessian.certifiable = True  # type: ignore[attr-defined]
+    return hessian
+
+
 def third_derivative(problem: Problem, theta: Array, a: Array, b: Array) -> Array:
     r"""T[a,b] with :math:`T[a,b]_i = \sum_{jk} \partial_{ijk} L\, a_j b_k`, of shape (dim,).
 
     Exact where the problem has a method ``third_derivative(theta, a, b)``. Otherwise the derivative
     of ``hvp(theta, b)`` along a, by `directional_derivative`.
     """
-    point(problem, theta=theta, a=a, b=b)
+    if np.asarray(theta).dtype.kind != "O":  # of symbols, on which some problems compute too
+        theta, a, b = point(problem, theta=theta, a=a, b=b)
     if hasattr(problem, "third_derivative"):
         return problem.third_derivative(theta, a, b)
     theta, a, b = (_on_real_axis(x) for x in (theta, a, b))
@@ -115,6 +131,7 @@ def directional_derivative(
 
 def _on_real_axis(x: Array) -> Array:
     """Without an imaginary part of zeros: a complex dtype alone does not forbid a complex step."""
+    x = np.asarray(x)
     return x.real if np.iscomplexobj(x) and not x.imag.any() else x
 
 
@@ -186,21 +203,23 @@ class FunctionProblem:
     analytic: bool
 
     def loss(self, theta: Array) -> Any:
-        return np.asarray(self.loss_function(theta))[()]
+        return np.asarray(self.loss_function(inexact(theta)))[()]
 
     def gradient(self, theta: Array) -> Array:
+        if getattr(theta, "dtype", None) is not _FLOAT64:  # spares runs a call at every step
+            theta = inexact(theta)
         return np.asarray(self.gradient_function(theta))
 
     def hvp(self, theta: Array, v: Array) -> Array:
         if self.hvp_function is not None:
-            return np.asarray(self.hvp_function(theta, v))
+            return np.asarray(self.hvp_function(inexact(theta), inexact(v)))
         if self.hessian_function is not None:
             return self.hessian(theta) @ v
         return directional_derivative(self.gradient, theta, v, self.analytic)
 
     def hessian(self, theta: Array) -> Array:
         if self.hessian_function is not None:
-            return np.asarray(self.hessian_function(theta))
+            return np.asarray(self.hessian_function(inexact(theta)))
         dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
         columns = [self.hvp(theta, unit) for unit in np.eye(self.dim)]
         matrix = np.stack(columns, axis=1)
@@ -235,7 +254,6 @@ def _check(problem: FunctionProblem, theta: Array) -> None:
         matrix = checked("hessian", lambda: hessian_function(theta), (dim, dim))
         if np.abs(matrix - matrix.T).max() > 1e-8 * np.abs(matrix).max():
             raise ValueError("hessian must return a symmetric matrix")
-    product = checked("hvp", lambda: problem.hvp(theta, direction), (dim,))
 
     # Our choice of tolerances: a wrong sign, factor or term is far above them, and rounding and
     # truncation of the differences far below.
@@ -249,6 +267,9 @@ def _check(problem: FunctionProblem, theta: Array) -> None:
             f"{gradient @ direction:.6g}, differences of the loss give {slope:.6g}"
         )
     change = (problem.gradient(ahead) - problem.gradient(behind)) / (2 * step)
+    if problem.analytic:
+        _check_continuation(problem, theta, direction, change, 1e-4 * scale)
+    product = checked("hvp", lambda: problem.hvp(theta, direction), (dim,))
     if np.linalg.norm(product - change) > 1e-4 * (np.linalg.norm(change) + scale):
         raise ValueError(
             "hvp (or hessian) is not the derivative of gradient: the norms of the product and of "
@@ -257,3 +278,25 @@ def _check(problem: FunctionProblem, theta: Array) -> None:
     left, right = other @ product, direction @ problem.hvp(theta, other)
     if abs(left - right) > 1e-6 * (abs(left) + np.linalg.norm(other) * np.linalg.norm(product)):
         raise ValueError(f"the Hessian is not symmetric: u.Hv = {left:.8g} but v.Hu = {right:.8g}")
+
+
+def _check_continuation(
+    problem: FunctionProblem, theta: Array, direction: Array, change: Array, tolerance: float
+) -> None:
+    """A gradient that continues holomorphically has its derivative, ``change``, by complex step."""
+    remedy = "leave analytic out, or write gradient without abs, conjugation and math functions"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", np.exceptions.ComplexWarning)
+            continued = directional_derivative(problem.gradient, theta, direction, True)
+    except Exception as error:  # whatever the user's function makes of complex numbers
+        raise ValueError(
+            "analytic=True is wrong here: gradient fails at complex theta, "
+            f"{type(error).__name__}: {error}; {remedy}"
+        ) from error
+    if not np.linalg.norm(continued - change) <= 1e-4 * np.linalg.norm(change) + tolerance:
+        raise ValueError(
+            "analytic=True is wrong here: the derivative of gradient along a test direction has "
+            f"norm {np.linalg.norm(continued):.6g} by a complex step and "
+            f"{np.linalg.norm(change):.6g} by differences; {remedy}"
+        )

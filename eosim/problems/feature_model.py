@@ -180,7 +180,7 @@ class RandomFeatures:
 
     def outputs(self, theta: Array, inputs: Any = None) -> Array:
         """f at ``inputs`` (n, d), the training inputs if None; shape (n, n_outputs)."""
-        return self.features(inputs) @ theta.reshape(-1, self.n_outputs)
+        return self.features(inputs) @ np.asarray(theta).reshape(-1, self.n_outputs)
 
     def residuals(self, theta: Array, batch: Array | None = None) -> Array:
         """e = f - y, of shape (batch, n_outputs)."""

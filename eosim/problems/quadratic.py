@@ -28,6 +28,7 @@ from eosim._checks import (
     state_vector,
     symmetric_matrix,
 )
+from eosim.problems.base import certifiable
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +153,7 @@ class QuadraticNet:
         product[self.n_features :] += self.prefactor * (residuals @ moved)
         return product / len(images)
 
+    @certifiable
     def hessian(self, theta: Array, batch: Array | None = None) -> Array:
         dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
         jacobian = self.jacobian(theta, batch)[:, 0]  # (batch, dim)
@@ -264,7 +266,7 @@ class QuadraticNet:
 
     def _images(self, batch: Array | None, *thetas: Array) -> list[Array]:
         """psi_a theta_m, of shape (batch, N), for each theta."""
-        parts = [theta[self.n_features :] for theta in thetas]
+        parts = [np.asarray(theta)[self.n_features :] for theta in thetas]
         if any(np.iscomplexobj(part) for part in parts):  # the matrices are not cast to complex
             both = self._products(batch, [p.real for p in parts] + [p.imag for p in parts])
             return [both[i] + 1j * both[len(parts) + i] for i in range(len(parts))]

@@ -315,9 +315,10 @@ def _square(triangle: Array, dim: int) -> Array:
 
 def _parts(vector: Array) -> Array:
     """One row of floats, or two (real and imaginary): Q is real and is never cast to complex."""
+    vector = np.asarray(vector)
     if np.iscomplexobj(vector):
         return np.stack([vector.real, vector.imag])
-    return np.asarray(vector, dtype=float)[None]
+    return vector.astype(float, copy=False)[None]
 
 
 def _joined(rows: Array, like: Array) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from eosim._checks import PRODUCTS, SAMPLES, Array, dense_fits, float_array
 from eosim.problems._operators import LinearOperator, checked_matrix, dense, product, read_only
+from eosim.problems.base import certifiable
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ class LinearRegression:
     def residuals(self, theta: Array, batch: Array | None = None) -> Array:
         """e = X Theta - y, of shape (batch, n_outputs)."""
         inputs, targets = self._rows(batch)
-        return product(inputs, theta.reshape(-1, self.n_outputs)) - targets
+        return product(inputs, np.asarray(theta).reshape(-1, self.n_outputs)) - targets
 
     def jacobian(self, theta: Array, batch: Array | None = None) -> Array:
         """de/dtheta, of shape (batch, n_outputs, dim): the rows of X in every output's slots."""
@@ -93,14 +94,15 @@ class LinearRegression:
 
     def gradient(self, theta: Array, batch: Array | None = None) -> Array:
         inputs, targets = self._rows(batch)
-        residuals = product(inputs, theta.reshape(-1, self.n_outputs)) - targets
+        residuals = product(inputs, np.asarray(theta).reshape(-1, self.n_outputs)) - targets
         return product(inputs.T, residuals).ravel() / len(residuals)
 
     def hvp(self, theta: Array, v: Array, batch: Array | None = None) -> Array:
         inputs, _ = self._rows(batch)
-        image = product(inputs, v.reshape(-1, self.n_outputs))
+        image = product(inputs, np.asarray(v).reshape(-1, self.n_outputs))
         return product(inputs.T, image).ravel() / inputs.shape[0]
 
+    @certifiable
     def hessian(self, theta: Array, batch: Array | None = None) -> Array:
         """(X.T X / n) kron I_k, of shape (dim, dim)."""
         dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
@@ -109,7 +111,7 @@ class LinearRegression:
         return self._hessian_of(dense(self._rows(batch)[0]))
 
     def third_derivative(self, theta: Array, a: Array, b: Array) -> Array:
-        return 0 * theta
+        return 0 * np.asarray(theta)
 
     @cached_property
     def _full_hessian(self) -> Array:

@@ -14,8 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from eosim._checks import PRODUCTS, Array, dense_fits, float_array, integer, real_number
+from eosim._checks import (
+    PRODUCTS,
+    Array,
+    dense_fits,
+    float_array,
+    inexact,
+    integer,
+    real_number,
+)
 from eosim.problems._operators import checked_symmetric, dense, product, read_only
+from eosim.problems.base import certifiable
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +69,12 @@ class Quadratic:
     def hvp(self, theta: Array, v: Array) -> Array:
         return product(self.matrix, v)
 
+    @certifiable
     def hessian(self, theta: Array) -> Array:
         return self._dense
 
     def third_derivative(self, theta: Array, a: Array, b: Array) -> Array:
-        return 0 * theta
+        return 0 * np.asarray(theta)
 
     @cached_property
     def _dense(self) -> Array:
@@ -85,24 +95,25 @@ class Rosenbrock:
     analytic = True
 
     def loss(self, theta: Array) -> Any:
-        x, y = theta
+        x, y = inexact(theta)
         return (1 - x) ** 2 + self.steepness * (y - x**2) ** 2
 
     def gradient(self, theta: Array) -> Array:
-        x, y = theta
+        x, y = inexact(theta)
         s = self.steepness
         return np.array([-2 * (1 - x) - 4 * s * x * (y - x**2), 2 * s * (y - x**2)])
 
     def hvp(self, theta: Array, v: Array) -> Array:
         return self.hessian(theta) @ v
 
+    @certifiable
     def hessian(self, theta: Array) -> Array:
-        x, y = theta
+        x, y = inexact(theta)
         s = self.steepness
         return np.array([[2 - 4 * s * (y - 3 * x**2), -4 * s * x], [-4 * s * x, 2 * s + 0 * x]])
 
     def third_derivative(self, theta: Array, a: Array, b: Array) -> Array:
-        x, s = theta[0], self.steepness
+        x, s = inexact(theta)[0], self.steepness
         return np.array(
             [24 * s * x * a[0] * b[0] - 4 * s * (a[0] * b[1] + a[1] * b[0]), -4 * s * a[0] * b[0]]
         )
@@ -120,20 +131,21 @@ class Cosine:
     analytic = True
 
     def loss(self, theta: Array) -> Any:
-        return np.sum(2 * np.sin(theta / 2) ** 2)  # 1 - cos without cancellation
+        return np.sum(2 * np.sin(inexact(theta) / 2) ** 2)  # 1 - cos without cancellation
 
     def gradient(self, theta: Array) -> Array:
-        return np.sin(theta)
+        return np.sin(inexact(theta))
 
     def hvp(self, theta: Array, v: Array) -> Array:
-        return np.cos(theta) * v
+        return np.cos(inexact(theta)) * v
 
+    @certifiable
     def hessian(self, theta: Array) -> Array:
         dense_fits("the Hessian", (self.dim, self.dim), PRODUCTS)
-        return np.diag(np.cos(theta))
+        return np.diag(np.cos(inexact(theta)))
 
     def third_derivative(self, theta: Array, a: Array, b: Array) -> Array:
-        return -np.sin(theta) * a * b
+        return -np.sin(inexact(theta)) * a * b
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +193,6 @@ class Polynomial:
         if len({len(exponents) for exponents in clean}) > 1:
             raise ValueError(f"terms: exponent tuples differ in length: {list(clean)}")
         object.__setattr__(self, "terms", clean)
-        object.__setattr__(self, "_derivatives", {})
 
     @cached_property
     def dim(self) -> int:
@@ -198,6 +209,7 @@ class Polynomial:
     def hvp(self, theta: Array, v: Array) -> Array:
         return self.hessian(theta) @ v
 
+    @certifiable
     def hessian(self, theta: Array) -> Array:
         return self.derivative(theta, 2)
 
@@ -206,7 +218,7 @@ class Polynomial:
 
     def derivative(self, theta: Array, order: int) -> Array:
         """The symmetric tensor of all partial derivatives of one order, of shape (dim,) * order."""
-        theta = np.asarray(theta, dtype=np.result_type(theta, float))
+        theta = inexact(theta)
         powers = np.vander(theta, self._degree + 1, increasing=True)  # (dim, degree+1); 0**0 is 1
         tensor = np.zeros((self.dim,) * order, dtype=powers.dtype)
         for axes, coefficients, exponents in self._partials(order):
@@ -220,10 +232,13 @@ class Polynomial:
     def _degree(self) -> int:
         return max(max(exponents) for exponents in self.terms)
 
+    @cached_property
+    def _derivatives(self) -> dict[int, list[tuple[set[tuple[int, ...]], Array, Array]]]:
+        return {}
+
     def _partials(self, order: int) -> list[tuple[set[tuple[int, ...]], Array, Array]]:
         """Per distinct partial derivative: tensor entries, coefficients and exponents."""
-        cache: dict[int, list[tuple[set[tuple[int, ...]], Array, Array]]]
-        cache = self._derivatives  # type: ignore[attr-defined]
+        cache = self._derivatives
         if order not in cache:
             cache[order] = []
             for axes in combinations_with_replacement(range(self.dim), order):

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import blas, lapack
 
 from eosim._checks import Array
-from eosim.stability._lanczos import TOLERANCE
+from eosim._lanczos import TOLERANCE
 from eosim.stability.tangent_kernel import TangentKernel
 
 # Our choice: what the bounds of Collatz and Wielandt must leave open at most, relatively. The error is

@@ -7,6 +7,7 @@ linearised problem, and its closed forms for infinitely many samples.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +62,8 @@ def kernel_alignment(kernel: Any, residuals: Any, *, centred: bool = True) -> Al
         raise ValueError(
             f"residuals must have {ntk.n_samples * ntk.n_outputs} entries, got shape {e.shape}"
         )
-    return kernel_form(ntk.matrix, e.reshape(ntk.n_samples, ntk.n_outputs), centred)
+    matrix = unit_kernel(ntk).matrix if ntk.largest > 0 else ntk.matrix
+    return kernel_form(matrix, e.reshape(ntk.n_samples, ntk.n_outputs), centred)
 
 
 def alignment_band(kernel: Any, *, centred: bool = True) -> AlignmentBand:
@@ -84,11 +86,17 @@ def alignment_band(kernel: Any, *, centred: bool = True) -> AlignmentBand:
     ntk = as_kernel(kernel)
     if ntk.largest == 0:
         raise ValueError("kernel must not be zero: alignment is a ratio to its norm")
+    ntk = unit_kernel(ntk)
     square = np.diag((ntk.eigenvalues / ntk.frobenius) ** 2)
     form = averaged(ntk, 0.0, 1.0, square) - centred * square
     ends = np.linalg.eigvalsh(form)[[0, -1]]
     smallest, largest = np.maximum(ends, 0)  # the form is a covariance: negative ends are rounding
     return AlignmentBand(float(smallest), float(largest))
+
+
+def unit_kernel(ntk: TangentKernel) -> TangentKernel:
+    """The kernel over its largest eigenvalue: squares of very small or large ones leave the range."""
+    return replace(ntk, eigenvalues=ntk.eigenvalues / ntk.largest)
 
 
 def averaged(ntk: TangentKernel, kept: float, noise: float, matrix: Array) -> Array:
@@ -140,15 +148,18 @@ def population_alignment(
     """
     G = symmetric_matrix("gauss_newton", gauss_newton)
     g = float_array("gradient", gradient, shape=(len(G),))
-    twice = 2 * real_number("loss", loss, Interval(0, math.inf))
+    loss = real_number("loss", loss, Interval(0, math.inf))
     factor = _fourth_moment(inputs, n_features)
-    square = float(np.sum(G**2))
-    if square == 0:
+    largest = float(np.abs(G).max())
+    if largest == 0:
         raise ValueError("gauss_newton must not be zero: alignment is a ratio to its norm")
-    sigma = factor * twice * G + (2 * factor - centred) * np.outer(g, g)
+    # In units of the curvature and of twice the loss, whose squares may leave the range.
+    G, g = G / largest, g / math.sqrt(largest) / math.sqrt(2) / math.sqrt(loss)
+    norm = float(np.linalg.norm(G))
+    sigma = factor * G + (2 * factor - centred) * np.outer(g, g)
     overlap, noise = float(np.sum(sigma * G)), float(np.linalg.norm(sigma))
-    alpha = overlap / (noise * math.sqrt(square)) if noise > 0 else math.nan
-    return Alignment(alpha, noise / (twice * math.sqrt(square)), overlap / (twice * square))
+    alpha = overlap / (noise * norm) if noise > 0 else math.nan
+    return Alignment(alpha, noise / norm, overlap / norm**2)
 
 
 def streaming_critical_lr(eigenvalues: Any, batch_size: int, *, inputs: str = "gaussian") -> float:
@@ -195,17 +206,19 @@ def streaming_critical_lr(eigenvalues: Any, batch_size: int, *, inputs: str = "g
     values = values[values > 0]
     if len(values) == 0:
         return math.inf
+    sharpest = float(values.max())
+    values = values / sharpest
     # In t = 1/eta the sum of c l / (2 B t - (B + 2c - 1) l) falls from its pole to 0.
-    pole = (B + 2 * c - 1) / (2 * B) * float(values.max())
+    pole = (B + 2 * c - 1) / (2 * B)
 
     def excess(t: float) -> float:
         return float(np.sum(c * values / (2 * B * t - (B + 2 * c - 1) * values))) - 1
 
-    low = pole + c * float(values.max()) / (2 * B)  # where the sharpest mode alone gives 1
+    low = pole + c / (2 * B)  # where the sharpest mode alone gives 1
     high = pole + c * float(values.sum()) / B  # where the sum is at most 1/2
     if excess(low) <= 0:
-        return 1 / low
-    return float(1 / brentq(excess, low, high, xtol=1e-300, rtol=1e-15))
+        return 1 / low / sharpest
+    return float(1 / brentq(excess, low, high, xtol=1e-300, rtol=1e-15)) / sharpest
 
 
 def _fourth_moment(inputs: str, n_features: int | None) -> float:

@@ -27,13 +27,16 @@ from scipy.optimize import brentq, minimize
 
 from eosim._checks import Array, Interval, float_array, real_number
 from eosim.sampling import BatchMoments, batch_moments
-from eosim.stability.alignment import alignment_band, averaged
+from eosim.stability.alignment import alignment_band, averaged, unit_kernel
 from eosim.stability.mean_square import _diagonal_blocks, critical_lr
 from eosim.stability.tangent_kernel import TangentKernel, as_kernel
 
 _FROBENIUS = "Wu, Wang & Su 2022, arXiv 2207.02628; this constant derived here"
 _TRACE = "Wu & Su 2023, arXiv 2305.17490 (B = 1); this form derived here"
 _STOCHASTIC_EDGE = "Agarwala & Pennington 2024, arXiv 2404.19261; as a bound derived here"
+
+# Our choice: samples whose gradients differ by less than this, relatively, count as equal.
+_EQUAL = 1e-9
 
 
 class Bound(NamedTuple):
@@ -145,9 +148,10 @@ def lr_bounds(
     if ntk.largest == 0:
         raise ValueError("kernel must not be zero: no learning rate is too large for it")
     ntk.vectors()
+    unit, ntk = ntk.largest, unit_kernel(ntk)
     lam, k, n = ntk.eigenvalues, ntk.n_outputs, ntk.n_samples
     kept, kappa = moments
-    T, F, edge = ntk.trace, ntk.frobenius, 2 / ntk.largest
+    T, F = ntk.trace, ntk.frobenius
 
     wu = averaged(ntk, kept, kappa, np.diag(lam))
     root = 1 / np.sqrt(lam)
@@ -175,7 +179,7 @@ def lr_bounds(
         necessary(kind, value, _STOCHASTIC_EDGE)
     necessary("generalised_trace", 2 * T / (kept * F**2 + kappa * T**2 / k), _TRACE)
     necessary("trace", _over(2 * k, kappa * T), _TRACE)
-    necessary("edge", edge, "mean dynamics")
+    necessary("edge", 2.0, "mean dynamics")
     uncentred = alignment_band(ntk, centred=False).smallest
     worst = uncentred if kept == 1 else alignment_band(ntk).smallest
     necessary("frobenius", _over(1, F * math.sqrt(kappa * worst)), _FROBENIUS)
@@ -183,9 +187,9 @@ def lr_bounds(
     necessary("frobenius_uncentred", corrected, "derived here")
     if sampling == "bernoulli":
         sigma = _coherence(ntk)
-        value = _over(sigma, ntk.largest * math.sqrt(n / batch_size - 1))
+        value = _over(sigma, math.sqrt(n / batch_size - 1))
         necessary("coherence", value, "Dexter et al. 2024, arXiv 2401.12332; checked here")
-    return {bound.name: bound for bound in found}
+    return {bound.name: bound._replace(value=bound.value / unit) for bound in found}
 
 
 def loss_proportional_critical_lr(
@@ -228,17 +232,18 @@ def loss_proportional_critical_lr(
     if len(values) == 0:
         return math.inf
     sharpest = float(values.max())
+    values = values / sharpest
     # In t = 1/eta the sum of level l / (2t - l) falls from its pole at l_max/2 to 0; a single mode
     # reaches 1 at l (1 + level)/2, and all of them are at most 1 at l_max/2 + level tr/2.
-    low = sharpest * (1 + level) / 2
-    high = (sharpest + 2 * level * float(values.sum())) / 2
+    low = (1 + level) / 2
+    high = (1 + 2 * level * float(values.sum())) / 2
 
     def excess(t: float) -> float:
         return float(np.sum(level * values / (2 * t - values))) - 1
 
     if level == 0 or excess(low) <= 0:
-        return 1 / low
-    return float(1 / brentq(excess, low, high, xtol=1e-300, rtol=1e-15))
+        return 1 / low / sharpest
+    return float(1 / brentq(excess, low, high, xtol=1e-300, rtol=1e-15)) / sharpest
 
 
 def one_step_matrix(
@@ -277,13 +282,13 @@ def one_step_rates(
         raise ValueError("kernel must not be zero: no residual moves")
     with np.errstate(over="ignore", invalid="ignore"):
         matrix = one_step_matrix(ntk, lr, batch_size, sampling=sampling)
+        square = float(np.sum((lr * ntk.eigenvalues) ** 2))
     if not np.isfinite(matrix).all():
         return OneStepRates(math.inf, math.inf, math.inf)
     ends = np.linalg.eigvalsh(matrix)[[0, -1]]
     kept, noise = batch_moments(ntk.n_samples, batch_size, sampling)
     band = alignment_band(ntk, centred=kept != 1)
-    gamma = lr * lr * noise * band.smallest * ntk.frobenius**2
-    return OneStepRates(gamma, float(ends[0]), float(ends[1]))
+    return OneStepRates(noise * band.smallest * square, float(ends[0]), float(ends[1]))
 
 
 def _over(numerator: float, denominator: float) -> float:
@@ -299,7 +304,8 @@ def _rank_one(ntk: TangentKernel, moments: BatchMoments) -> tuple[float, float]:
     """The ascended maximum of kept h + noise mean((v.H_i v)^2)/h, h = v.H v, |v| = 1; its value at v_top.
 
     From the top eigenvector and from the gradients of the sample with the largest: every v gives a
-    bound, so a local maximum is enough.
+    bound, so a local maximum is enough. The kernel is of unit size, for the ascent ends at an absolute
+    slope.
     """
     root, n = np.sqrt(ntk.eigenvalues), ntk.n_samples
     k = ntk.n_outputs
@@ -325,9 +331,13 @@ def _rank_one(ntk: TangentKernel, moments: BatchMoments) -> tuple[float, float]:
     if moments.noise == 0:
         return first, first
     blocks = _diagonal_blocks(ntk, np.diag(ntk.eigenvalues)).reshape(n, k, k)
-    largest = int(np.argmax(np.einsum("iab,iab->i", blocks, blocks)))
+    # Neither rounding nor the signs of eigenvectors choose the start: the first of equal samples, on
+    # the side of the top eigenvector.
+    sizes = np.einsum("iab,iab->i", blocks, blocks)
+    largest = int(np.argmax(sizes >= (1 - _EQUAL) * sizes.max()))
     direction = np.linalg.eigh(blocks[largest])[1][:, -1]
     gradient = root * (direction @ ntk.vectors()[largest * k : (largest + 1) * k])
+    gradient *= math.copysign(1.0, gradient[0])
     best = first
     for start in (top + gradient / (10 * np.linalg.norm(gradient)), gradient):
         unit = start / np.linalg.norm(start)

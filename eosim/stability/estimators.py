@@ -25,11 +25,11 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from eosim._checks import Array, choice, integer, interface
+from eosim._lanczos import top_eigenpair
 from eosim.measure import Estimate
 from eosim.optimizers import GradientDescent, HeavyBall
 from eosim.problems.base import directional_derivative
 from eosim.sampling import SCHEMES, batch_moments
-from eosim.stability._lanczos import top_eigenpair
 from eosim.stability.mean_square import KINDS, kernel_weight, noise_kernel_norm
 from eosim.stability.tangent_kernel import tangent_kernel
 

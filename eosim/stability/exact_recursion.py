@@ -17,8 +17,10 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from fractions import Fraction
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -141,24 +143,41 @@ def _characteristic(rule: Rule) -> tuple[Any, Any]:
 
 
 def _exact(value: Any) -> Any:
-    """A copy in which every float is exact: of a number, an array, a collection or a rule."""
+    """A copy in which every float is exact: of a number, an array, a collection or an object.
+
+    Cached properties are dropped from an object: they were computed in floats.
+    """
     if isinstance(value, (float, np.floating)):
         return _Affine.of(float(value))
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return np.vectorize(_exact, otypes=[object])(value)
-    if type(value) in (tuple, list):
-        return type(value)(_exact(entry) for entry in value)
-    if type(value) is dict:
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_exact, value))
+    if type(value) in (tuple, list, deque):
+        return type(value)(map(_exact, value))
+    if isinstance(value, Mapping):
         return {key: _exact(entry) for key, entry in value.items()}
-    if not hasattr(value, "step") or isinstance(value, type):
+    plain = not hasattr(value, "__dict__") and not hasattr(value, "__slots__")
+    if plain or isinstance(value, (type, ModuleType)) or inspect.isroutine(value):
         return value
-    twin = copy.copy(value)
+    exact, cached = {}, []
     for name in dir(value):
         entry = inspect.getattr_static(value, name)  # properties stay what they are
         if inspect.ismemberdescriptor(entry):  # a slot
             entry = getattr(value, name)
-        if not name.startswith("__") and (exact := _exact(entry)) is not entry:
-            object.__setattr__(twin, name, exact)  # dataclasses may be frozen
+        if isinstance(inspect.getattr_static(type(value), name, None), functools.cached_property):
+            cached.append(name)
+        elif not name.startswith("__") and (number := _exact(entry)) is not entry:
+            exact[name] = number
+    if not exact:
+        return value
+    twin = copy.copy(value)
+    if twin is value:
+        raise TypeError(f"the floats of a {type(value).__name__} cannot be replaced")
+    for name in cached:
+        vars(twin).pop(name, None)
+    for name, number in exact.items():
+        object.__setattr__(twin, name, number)  # dataclasses may be frozen
     return twin
 
 

@@ -36,11 +36,10 @@ from eosim._checks import (
     float_array,
     integer,
     real_number,
-    symmetric_matrix,
 )
+from eosim._lanczos import top_eigenpair
 from eosim.certified import CannotCertify, Enclosure, asked
 from eosim.sampling import BatchMoments, batch_moments
-from eosim.stability._lanczos import top_eigenpair
 from eosim.stability._noise_kernel import HalfProducts, pairs, unit_point
 from eosim.stability.second_moment import SecondMoment
 from eosim.stability.tangent_kernel import TangentKernel, as_kernel
@@ -83,7 +82,8 @@ def kernel_weight(x: Any, y: Any, momentum: Any, noise: Any, kept: Any) -> Any:
 
     Plain arithmetic: floats, arrays and symbols.
     """
-    drift = (1 - momentum) * (x + y) + momentum * (x - y) ** 2 / (1 - momentum**2)
+    gap = (1 - momentum) * (1 + momentum)
+    drift = (1 - momentum) * (x + y) + momentum * (x - y) ** 2 / gap
     return noise * x * y / (drift - (1 - momentum) / (1 + momentum) * x * y + (1 - kept) * x * y)
 
 
@@ -176,10 +176,12 @@ def critical_lr(
     with several, the residual of its eigenvector is at most 1e-11.
 
     Parameters and errors are those of `noise_kernel_norm`. Infinite if Theta is zero. With ``certify``
-    an `Enclosure` of "exact" is returned, proved by `eosim.stability.second_moment` for the exact matrix
-    of the floats given (of a TangentKernel, of its factors): the second moment decays at every rate up
-    to ``lower``, and does not from ``upper`` on. Up to 64 residuals; needs
-    ``pip install "eosim[certify]"``, else ImportError. CannotCertify where nothing is proved.
+    an `Enclosure` of "exact" is returned, proved by `eosim.stability.second_moment`: the second moment
+    decays at every rate up to ``lower``, and does not from ``upper`` on. It is that of the kernel that is
+    passed: of the exact matrix of the floats, or of the product of a TangentKernel's factors. A kernel
+    that was computed, as by `tangent_kernel`, differs from the problem's own by its rounding, which is
+    not in the enclosure. Up to 64 residuals; needs ``pip install "eosim[certify]"``, else ImportError.
+    CannotCertify where nothing is proved.
 
     Examples
     --------
@@ -249,7 +251,7 @@ def growth_rate(
     kernel, lr, batch_size, sampling, momentum
         As for `noise_kernel_norm`; lr may lie beyond the edge.
     certify : bool
-        Return an `Enclosure` of "exact", proved as that of `critical_lr`.
+        Return an `Enclosure` of "exact" for the kernel that is passed, proved as that of `critical_lr`.
 
     Raises
     ------
@@ -437,8 +439,14 @@ def _operator(
     if kind != "exact":
         raise CannotCertify(f"certify=True encloses kind 'exact' only, got {kind!r}")
     factors = (ntk.vectors(), ntk.eigenvalues)
-    exact = factors if kernel is ntk else symmetric_matrix("kernel", kernel)
-    return SecondMoment(exact, ntk.n_outputs, *moments, mu)
+    if kernel is ntk:
+        return SecondMoment(factors, ntk.n_outputs, *moments, mu)
+    matrix = float_array("kernel", kernel)
+    if (matrix != matrix.T).any():
+        raise CannotCertify(
+            "kernel must be symmetric to the last digit to be certified; pass (kernel + kernel.T) / 2"
+        )
+    return SecondMoment(matrix, ntk.n_outputs, *moments, mu)
 
 
 def _norm(ntk: TangentKernel, lr: float, moments: BatchMoments, mu: float, kind: str) -> float:
@@ -460,9 +468,10 @@ def _norm(ntk: TangentKernel, lr: float, moments: BatchMoments, mu: float, kind:
 
 def _mode_radius(x: Array, mu: float) -> Array:
     """The larger root modulus of z^2 - (1 + mu - x) z + mu."""
-    T = 1 + mu - x
-    gap = T**2 - 4 * mu
-    return np.where(gap > 0, (np.abs(T) + np.sqrt(np.maximum(gap, 0))) / 2, math.sqrt(mu))
+    T, root = 1 + mu - x, math.sqrt(mu)
+    # T^2 - 4 mu in factors, for it cancels at mu near 1.
+    gap = (((1 - mu) / (1 + root)) ** 2 - x) * ((1 + root) ** 2 - x)
+    return np.where(gap > 0, (np.abs(T) + np.sqrt(np.maximum(gap, 0))) / 2, root)
 
 
 def _weight(ntk: TangentKernel, lr: float, moments: BatchMoments, mu: float) -> Array:
@@ -527,7 +536,8 @@ def _threshold(
 
     if excess(1 - _EDGE) <= _AT_EDGE:
         return edge
-    return edge * float(brentq(excess, _EDGE, 1 - _EDGE, xtol=1e-300, rtol=1e-15, maxiter=300))
+    lowest = _EDGE * (1 - mu)  # thresholds are as small as 1 - mu
+    return edge * float(brentq(excess, lowest, 1 - _EDGE, xtol=1e-300, rtol=1e-15, maxiter=300))
 
 
 def _exact_threshold(ntk: TangentKernel, moments: BatchMoments, mu: float, edge: float) -> float:

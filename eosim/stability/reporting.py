@@ -224,8 +224,11 @@ def report(
     growth = None
     if exact is not None and ntk is not None:
         growth = growth_rate(ntk, lr, batch_size, sampling=sampling, momentum=momentum)
-    # Four standard errors: an estimated bound that is passed by less decides nothing.
-    doubt = 4 * max(e.standard_error / e.value for e in (trace, frobenius))
+    # Four standard errors: an estimated bound that is passed by less decides nothing. Where the trace
+    # is not positive there are none, and only the edge is left, which is no estimate of this kind.
+    estimates = (trace, frobenius) if trace.value > 0 else ()
+    unsure = [e.standard_error / e.value for e in estimates if e.standard_error > 0]
+    doubt = 4 * max(unsure, default=0.0)
     verdict = _verdict(lr, bounds, doubt)
     if other:  # bounds are those of G: what H says of the mean dynamics comes first
         if (saddle and not moving) or lr * sharpness.value > 2 * (1 + momentum) * (1 + MARGINAL):
@@ -284,9 +287,9 @@ def _product_bounds(
         return found, [
             f"no trace bounds: the trace is {T:.3g}, so this is no interpolating minimum"
         ]
-    square = kept * F**2 + noise * T**2 / outputs
+    per_trace = kept * F * (F / T) + noise * T / outputs  # no squares, which may leave the range
     trace_bound = 2 * outputs / (noise * T) if noise else math.inf
-    for name, value in (("generalised_trace", 2 * T / square), ("trace", trace_bound)):
+    for name, value in (("generalised_trace", 2 / per_trace), ("trace", trace_bound)):
         found[name] = Bound(name, value, "necessary", "Wu & Su 2023, arXiv 2305.17490")
     error = trace.standard_error / T
     if error > 0:
@@ -334,14 +337,16 @@ def _warnings(
 
 
 def _verdict(lr: float, bounds: dict[str, Bound], doubt: float) -> str:
-    """``doubt`` is the relative error that the bounds may have."""
+    """``doubt`` is the relative error that the bounds by trace and norm may have."""
     exact = bounds.get("exact")
     if exact is not None:
         if abs(exact.value / lr - 1) < MARGINAL:
             return "marginal"
         return "stable" if lr < exact.value else "unstable"
-    if any(lr > (1 + doubt) * b.value for b in bounds.values() if b.kind == "necessary"):
-        return "unstable"
+    for name, bound in bounds.items():
+        error = 0.0 if name == "edge" else doubt
+        if bound.kind == "necessary" and lr > (1 + error) * bound.value:
+            return "unstable"
     if any(lr < b.value for b in bounds.values() if b.kind == "sufficient"):
         return "stable"
     return "undecided"

@@ -37,7 +37,7 @@ from eosim.certified import (
     rational,
 )
 
-# Our choice: takes some ten seconds.
+# Our choice: takes some ten seconds at full rank, and time falls with the square of the rank.
 MAX_RESIDUALS = 64
 # Our choice: half-width of the first bracket, relatively; what it starts from is known to about 1e-14.
 _FIRST = 2.0**-46
@@ -85,22 +85,41 @@ class SecondMoment:
                 f"certify=True takes at most {MAX_RESIDUALS} residuals, got {n}; without it the "
                 "relative error is about 1e-12"
             )
-        with precise():
-            if isinstance(kernel, tuple):
-                V, rank = balls(kernel[0]), len(kernel[1])
-                self._theta = V * balls(np.diag(kernel[1])) * V.transpose()
-            else:
-                self._theta = balls(kernel)
-                exact = [rational(entry) for entry in kernel.ravel().tolist()]
-                rank = flint.fmpq_mat(n, n, exact).rank()
-            values, vectors = np.linalg.eigh(floats(self._theta))
-            self._values, self._vectors = values[n - rank :], vectors[:, n - rank :]
-            self._ends = [enclose_eigenvalue(self._theta, index) for index in (rank, 1)]
+        if isinstance(kernel, tuple):
+            rank = len(kernel[1])
+        else:
+            exact = [rational(entry) for entry in kernel.ravel().tolist()]
+            rank = flint.fmpq_mat(n, n, exact).rank()
+
+        def theta() -> Any:
+            if not isinstance(kernel, tuple):
+                return balls(kernel)
+            V = balls(kernel[0])
+            return V * balls(np.diag(kernel[1])) * V.transpose()
+
+        self._ends = [
+            enclose_eigenvalue(f"the {end} positive eigenvalue of the kernel", theta, index)
+            for end, index in (("smallest", rank), ("largest", 1))
+        ]
         if self._ends[0].lower <= 0:
             raise CannotCertify(
                 "kernel must be positive semidefinite as the exact matrix of its floats; its smallest "
                 f"eigenvalue but 0 lies in {self._ends[0]}. Pass a TangentKernel, which is"
             )
+        # A symmetric Y is held by y, Y = V y V^T, on which Theta acts as diag(lambda) V^T V: what is
+        # outside the range does not enter. Units are projected on it by the dual of V.
+        with precise():
+            if isinstance(kernel, tuple):
+                V = balls(kernel[0])
+                self._gram = V.transpose() * V
+                self._theta = balls(np.diag(kernel[1])) * self._gram
+                self._dual = V * self._gram.inv()
+                self._values, self._vectors = kernel[1], np.eye(rank)
+            else:  # V = 1
+                self._gram = self._dual = balls(np.eye(n))
+                self._theta = balls(kernel)
+                values, vectors = np.linalg.eigh(kernel)
+                self._values, self._vectors = values[n - rank :], vectors[:, n - rank :]
         self._n_samples = n // n_outputs
         self._units = []  # of the symmetric block-diagonal matrices
         for start in range(0, n, n_outputs):
@@ -115,7 +134,10 @@ class SecondMoment:
 
         One rate speaks for all smaller ones, as the kernel at R = 1 increases with the rate.
         """
-        return bracket(guess, guess, _FIRST * guess, lambda lr: self.contracts(lr, 1.0))
+        first = _FIRST * guess
+        return bracket(
+            "critical_lr", guess, guess, first, lambda lr: self.contracts(lr, 1.0), self._reason
+        )
 
     def enclose_growth_rate(self, lr: float, guess: float) -> Enclosure:
         """The spectral radius of T."""
@@ -124,8 +146,18 @@ class SecondMoment:
             contracts = self.contracts(lr, rate)
             return None if contracts is None else not contracts
 
-        lower, upper = bracket(guess, max(guess, 1.0), max(_FIRST * guess, 2.0**-100), grows)
+        first = max(_FIRST * guess, 2.0**-100)
+        lower, upper = bracket("growth_rate", guess, max(guess, 1.0), first, grows, self._reason)
         return Enclosure(max(lower, 0.0), upper)
+
+    @property
+    def _reason(self) -> str:
+        smallest, largest = self._ends
+        return (
+            f"the positive eigenvalues of the kernel reach from {smallest.lower:.3g} to "
+            f"{largest.upper:.3g}, too far to refine its rounded eigenvectors at momentum "
+            f"{self._momentum}"
+        )
 
     def contracts(self, lr: float, rate: float) -> bool | None:
         """Whether the radius is below ``rate``; None if neither that nor its contrary is proved."""
@@ -149,7 +181,8 @@ class SecondMoment:
             kernel, excess = factor * forms, (factor * residual / psi_min).upper()
             norms = np.array([unit.sum() for unit in self._units])  # of the units, squared
             identity = balls(np.diag(norms))
-            if positive_pivots((1 - excess) * identity - kernel, 0.0) == len(norms):
+            rest = (1 - excess) * identity - kernel
+            if positive_pivots(rest.tolist()) == len(norms):  # no pivoting where all are positive
                 return True
             root = np.sqrt(norms)
             top = np.linalg.eigh(floats(kernel) / np.outer(root, root))[1][:, -1] / root
@@ -161,7 +194,7 @@ class SecondMoment:
         """<Y_i, E_j + D_j>, symmetrised, and the sum of <D_i, D_i>, over the units E."""
         flint = load_flint()
         kept = flint.arb(rational(self._kept))
-        V, theta, t, n = self._vectors, self._theta, 1 + mu, len(self._vectors)
+        V, theta, gram, t = self._vectors, self._theta, self._gram, 1 + mu
         x = float(h) * self._values
         T = float(t) - x
         with np.errstate(over="ignore", invalid="ignore"):
@@ -173,8 +206,9 @@ class SecondMoment:
         psi = np.maximum(psi, _EPSILON * psi.max())  # an approximation may be any
         images, sums, residual = [], [], flint.arb(0)
         for unit in self._units:
-            E = balls(unit)
+            E = self._dual.transpose() * balls(unit) * self._dual
             Y, D, size = 0 * E, E, 0.0
+            both = Y  # Theta Y Theta^T
             for _ in range(_ROUNDS):
                 correction = V.T @ floats(D) @ V / psi
                 size = max(size, np.abs(correction).max())
@@ -183,17 +217,16 @@ class SecondMoment:
                 step = V @ correction @ V.T / 2
                 Y += balls(step + step.T)  # exactly symmetric, as the products below assume
                 left = theta * Y
-                both, twice = left * theta, theta * left
+                both, twice = left * theta.transpose(), theta * left
                 left, twice = left + left.transpose(), twice + twice.transpose()
                 outer = t**2 * Y - t * h * left + h**2 * both
                 squares = 2 * t**2 * Y - 2 * t * h * left + h**2 * twice
                 D = E - _denominator(Y, outer, squares, h**2 * both, mu, R, kept)
             images += both.entries()
-            sums += (E + D).entries()
-            product = theta * D
-            residual += abs((product * product).trace())
-        m = len(self._units)
-        forms = flint.arb_mat(m, n * n, images) * flint.arb_mat(m, n * n, sums).transpose()
+            sums += (gram * (E + D) * gram).entries()
+            residual += abs((theta * D * theta.transpose() * (gram * D * gram)).trace())
+        m, size = len(self._units), len(V) ** 2
+        forms = flint.arb_mat(m, size, images) * flint.arb_mat(m, size, sums).transpose()
         return (forms + forms.transpose()) * flint.arb(0.5), residual
 
 

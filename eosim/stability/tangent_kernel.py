@@ -44,12 +44,31 @@ class TangentKernel:
     eigenvectors : (n * n_outputs, r) array or None
         V; the outputs of a sample are consecutive rows. None if only the spectrum is known.
     n_samples, n_outputs : int
+
+    Examples
+    --------
+    >>> import numpy as np, eosim
+    >>> data = eosim.LinearRegression([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]], [1.0, 1.0, 1.0])
+    >>> tangent_kernel(data, np.zeros(2))
+    TangentKernel(n_samples=3, n_outputs=1, rank 2, eigenvalues 1.33333 to 0.333333)
+    >>> TangentKernel.from_spectrum([2.0, 1.0, 0.0])
+    TangentKernel(n_samples=3, n_outputs=1, rank 2, eigenvalues 2 to 1, spectrum only)
     """
 
     eigenvalues: Array
     eigenvectors: Array | None
     n_samples: int
     n_outputs: int = 1
+
+    def __repr__(self) -> str:
+        known = "" if self.eigenvectors is not None else ", spectrum only"
+        span = ""
+        if len(self.eigenvalues):
+            span = f", eigenvalues {self.eigenvalues[0]:.6g} to {self.eigenvalues[-1]:.6g}"
+        return (
+            f"TangentKernel(n_samples={self.n_samples}, n_outputs={self.n_outputs}, "
+            f"rank {len(self.eigenvalues)}{span}{known})"
+        )
 
     @classmethod
     def from_jacobian(cls, jacobian: Any, n_outputs: int = 1) -> TangentKernel:
@@ -103,7 +122,8 @@ class TangentKernel:
     @property
     def frobenius(self) -> float:
         r""":math:`|\Theta|_F`, for an interpolating minimum also :math:`|H|_F`."""
-        return float(np.linalg.norm(self.eigenvalues))
+        largest = self.largest  # squares stay in range
+        return largest * float(np.linalg.norm(self.eigenvalues / largest)) if largest > 0 else 0.0
 
     @property
     def largest(self) -> float:
@@ -158,6 +178,11 @@ def as_kernel(kernel: Any) -> TangentKernel:
     """A `TangentKernel` as it is, an NTK (2-d) or its spectrum (1-d) converted."""
     if isinstance(kernel, TangentKernel):
         return kernel
+    if hasattr(kernel, "dim") and hasattr(kernel, "gradient"):
+        raise TypeError(
+            "kernel must be a TangentKernel, an NTK (n, n) or a spectrum (n,), got the problem "
+            f"{type(kernel).__name__}; pass tangent_kernel(problem, theta)"
+        )
     array = float_array("kernel", kernel)
     if array.ndim == 1:
         return TangentKernel.from_spectrum(array)

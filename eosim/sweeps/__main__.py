@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1 if tally.count("failed") else 0
     except FileNotFoundError as error:
         print(f"{options.store} is no store of a sweep: {error}", file=sys.stderr)
-    except (OSError, ValueError, ImportError, AttributeError, RuntimeError) as error:
+    except (OSError, TypeError, ValueError, ImportError, AttributeError, RuntimeError) as error:
         print(error, file=sys.stderr)
     return 2
 

@@ -49,7 +49,7 @@ def arrays_of(axes: tuple[Axis, ...], results: Results) -> dict[str, tuple[tuple
         if own and kinds == {"trajectory"}:
             own[0] = "record"
         dimensions = (*(axis.dimension for axis in axes), *own)
-        variables[name] = (dimensions, whole.reshape(*grid, *shape))
+        variables[name] = (dimensions, whole.reshape((*grid, *shape)))
     lengths: dict[str, int] = {}
     for dimensions, whole in variables.values():
         for dimension, length in zip(dimensions, whole.shape, strict=True):

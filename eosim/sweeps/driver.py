@@ -36,6 +36,7 @@ from eosim.sweeps.points import (
     Identity,
     Point,
     axes_of,
+    check_names,
     function_of,
     identity_of,
     plan_of,
@@ -124,7 +125,7 @@ def sweep(
     Raises
     ------
     TypeError, ValueError
-        For wrong arguments, before any work.
+        For wrong arguments, before any work: also names that the function does not take, or lacks.
     ImportError
         Without xarray, or without dask where a scheduler's address is given (``eosim[sweep]``).
     OSError
@@ -139,7 +140,8 @@ def sweep(
     -----
     RuntimeWarning
         A file in the store was truncated, altered, foreign or of a newer format. It is moved to
-        ``aside/`` and its point computed again. A failed point is tried again by the next sweep.
+        ``aside/`` and its point computed again. A failed point is tried again by the next sweep;
+        where none succeeded, the first error is named.
     """
     try:
         import xarray  # noqa: F401
@@ -169,6 +171,7 @@ def sweep(
         for key in keys:
             result = place.read(key) if tally.status[key] == "done" else None
             results.append(result)
+    _warn_of_failure(tally, place if store is not None else None)
     return dataset_of(
         axes,
         results,
@@ -177,6 +180,19 @@ def sweep(
         function=identity.name,
         version=identity.version,
     )
+
+
+def _warn_of_failure(tally: _Tally, store: Store | None) -> None:
+    """Without any result there is no variable to ask for either."""
+    if tally.reason and not tally.count("done"):
+        where = "" if store is None else f", tracebacks in {store.path / 'failed'}"
+        first = next(tally.reason[key] for key in tally.status if key in tally.reason)
+        warnings.warn(
+            f"no point succeeded, {tally.count('failed')} failed; the first with {first}. The "
+            f"variable reason of the dataset holds all errors{where}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def resume(store: Store, **options: Any) -> _Tally:
@@ -202,6 +218,7 @@ def complete(
     lasting: bool = True,
 ) -> _Tally:
     """Compute what a store lacks of a grid."""
+    check_names(function, axes)
     if executor is not None and workers is not None:
         raise ValueError(f"workers must be None beside an executor, got {workers}")
     workers = 0 if workers is None else integer("workers", workers, minimum=0)

@@ -68,6 +68,29 @@ def axes_of(grid: Any, seeds: Any = None) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
+def check_names(function: Callable[..., Any], axes: tuple[Axis, ...]) -> None:
+    """Refuse names that the function does not take and what it lacks, where its signature is known.
+
+    TypeError. A wrapper answers for itself: it may add arguments to what it wraps.
+    """
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):  # some callables written in C have none
+        return
+    names = [name for axis in axes for name in axis.names]
+    try:
+        signature.bind(**dict.fromkeys(names))
+    except TypeError as error:
+        taken = [
+            str(parameter.replace(annotation=parameter.empty, default=parameter.empty))
+            for parameter in signature.parameters.values()
+        ]
+        raise TypeError(
+            f"grid must name the arguments of function, {', '.join(taken) or 'which has none'}; got "
+            f"{', '.join(names) or 'no names'}: {error}"
+        ) from None
+
+
 def _axis(key: Any, values: Any) -> Axis:
     names = key if isinstance(key, tuple) else (key,)
     for name in names:

@@ -101,8 +101,8 @@ def decode(data: bytes, key: str) -> tuple[str, Values]:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(str(arrays.pop("header")))
         version, found, kind = header["format"], header["key"], header["kind"]
-    except Exception as error:  # zipfile, zlib, json and numpy each raise their own
-        raise ValueError(f"it is not a point saved by eosim: {error}") from None
+    except Exception:  # zipfile, zlib, json and NumPy raise their own; NumPy names unsafe options
+        raise ValueError("it is not a point saved by eosim: no npz archive with a header") from None
     if version > _FORMAT:
         raise ValueError(f"it has format {version}; this eosim reads up to {_FORMAT}")
     if found != key:

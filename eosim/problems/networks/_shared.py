@@ -12,6 +12,7 @@ from eosim._checks import (
     Array,
     Interval,
     float_array,
+    inexact,
     real_number,
 )
 
@@ -70,7 +71,7 @@ def checked_prefactor(prefactor: Any, default: float) -> float:
 
 def split_layers(theta: Array, shapes: Sequence[tuple[int, int]]) -> list[Array]:
     """The weight matrices that theta holds one after the other, row by row."""
-    layers, start = [], 0
+    theta, layers, start = inexact(theta), [], 0
     for out, inner in shapes:
         layers.append(theta[start : start + out * inner].reshape(out, inner))
         start += out * inner

@@ -187,7 +187,7 @@ class DeepHomogeneousNet:
         """
         dense_fits("the NTK", (self.n_samples, self.n_samples), SAMPLES)
         units, deltas = self._sensitivities(theta, None)
-        kernel = np.zeros((self.n_samples, self.n_samples), dtype=np.result_type(theta, float))
+        kernel = np.zeros((self.n_samples, self.n_samples), dtype=np.result_type(*units))
         for delta, below in zip(deltas, units, strict=True):
             kernel += (delta @ delta.T) * (below @ below.T)
         return kernel / self.n_samples

@@ -20,6 +20,7 @@ from eosim._checks import (
     choice,
     dense_fits,
     float_array,
+    inexact,
     integer,
     point,
     seeded,
@@ -191,7 +192,7 @@ class _TwoLayer:
 
     def _split(self, theta: Array) -> tuple[Array, Array]:
         """W (n, d) and v (n,)."""
-        size = self.width * self.inputs.shape[1]
+        size, theta = self.width * self.inputs.shape[1], inexact(theta)
         return theta[:size].reshape(self.width, -1), theta[size:]
 
     def _lift(self, theta: Array, inputs: Array) -> _Lifted:
@@ -399,5 +400,5 @@ def activation_sparsity(problem: Any, theta: Array) -> Array:
         raise ValueError(
             f"activation_sparsity needs slope 0 on the negative side, got slopes {problem.slopes}"
         )
-    point(problem, theta=theta)
+    (theta,) = point(problem, theta=theta)
     return np.array([np.mean(pre < 0) for pre in problem.pre_activations(theta)])

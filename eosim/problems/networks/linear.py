@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from eosim._checks import PRODUCTS, SAMPLES, Array, dense_fits, integer, seeded
+from eosim._checks import PRODUCTS, SAMPLES, Array, dense_fits, inexact, integer, seeded
 from eosim.problems.networks._shared import checked_data, checked_points, split_layers
 from eosim.problems.regression import LinearRegression
 
@@ -254,19 +254,19 @@ class DiagonalNet(_LinearModel):
 
     def predictor(self, theta: Array) -> Array:
         """a b entrywise, of shape (d, 1)."""
-        a, b = np.split(theta, 2)
+        a, b = _halves(theta)
         return (a * b)[:, None]
 
     def predictor_jacobian(self, theta: Array) -> Array:
         """(diag b, diag a), of shape (d, 1, dim)."""
         dense_fits("the predictor's Jacobian", (self.dim // 2, 1, self.dim), PRODUCTS)
-        a, b = np.split(theta, 2)
+        a, b = _halves(theta)
         return np.hstack([np.diag(b), np.diag(a)])[:, None, :]
 
     def jacobian(self, theta: Array, batch: Array | None = None) -> Array:
         """df/dtheta, of shape (batch, 1, dim)."""
         rows = self.inputs if batch is None else self.inputs[batch]
-        a, b = np.split(theta, 2)
+        a, b = _halves(theta)
         return np.hstack([rows * b, rows * a])[:, None, :]
 
     def gradient(self, theta: Array, batch: Array | None = None) -> Array:
@@ -275,7 +275,7 @@ class DiagonalNet(_LinearModel):
 
     def hvp(self, theta: Array, v: Array, batch: Array | None = None) -> Array:
         predictor = self.predictor(theta)
-        (a, b), (on_a, on_b) = np.split(theta, 2), np.split(v, 2)
+        (a, b), (on_a, on_b) = _halves(theta), _halves(v)
         slope = self.regression.gradient(predictor, batch)
         rate = self.regression.hvp(predictor, on_a * b + a * on_b, batch)
         return self._pull(theta, rate) + self._pull(v, slope)
@@ -295,7 +295,7 @@ class DiagonalNet(_LinearModel):
 
         def bend(first: Array, second: Array) -> Array:
             """H_R times the second-order part of the product of first and second."""
-            (p, q), (r, s) = np.split(first, 2), np.split(second, 2)
+            (p, q), (r, s) = _halves(first), _halves(second)
             return self.regression.hvp(predictor, p * s + q * r)
 
         total = self._pull(a, bend(theta, b)) + self._pull(b, bend(theta, a))
@@ -304,5 +304,11 @@ class DiagonalNet(_LinearModel):
     @staticmethod
     def _pull(theta: Array, weights: Array) -> Array:
         """J_Theta^T weights, linear in theta too."""
-        a, b = np.split(theta, 2)
+        a, b = _halves(theta)
         return np.concatenate([b * weights, a * weights])
+
+
+def _halves(theta: Array) -> tuple[Array, Array]:
+    """a and b."""
+    theta = inexact(theta)
+    return theta[: len(theta) // 2], theta[len(theta) // 2 :]

@@ -193,7 +193,8 @@ class Perceptron:
         squash = self._output_hessian(here.outputs)
 
         def product(v: Array) -> Array:
-            moves, dtype = split_layers(v, self.shapes), np.result_type(here.outputs, v)
+            moves = split_layers(v, self.shapes)
+            dtype = np.result_type(here.outputs, *moves)
             shapes = [delta.shape for delta in deltas]
             last, spare, other, *arrays = matrices(
                 [shapes[-1], max(shapes), max(shapes), *shapes[:-1], *shapes[:-1]], dtype
@@ -296,7 +297,9 @@ class Perceptron:
         memory is one attribute, read and replaced whole: threads that disturb each other make a pass
         twice, and never see another's.
         """
-        rows = None if batch is None else np.arange(self.n_samples)[batch].tobytes()
+        theta, rows = np.asarray(theta), None
+        if batch is not None:
+            rows = np.arange(self.n_samples)[batch].tobytes()
         key = (theta.dtype, theta.tobytes(), rows)
         last_key, last = self.__dict__.get("_last", (None, None))
         if last_key == key and (last.curvatures is not None or not products):
