@@ -66,9 +66,10 @@ def read(
         if error.filename is not None:  # of the system: missing, forbidden, a directory
             raise
         raise ValueError(f"{foreign}: {error}") from None
-    except (
-        Exception
-    ):  # zipfile, zlib and NumPy each raise their own, and NumPy names unsafe options
+    except MemoryError:
+        raise
+    except Exception:
+        # zipfile, zlib and NumPy each raise their own, and NumPy names unsafe options
         raise ValueError(f"{foreign}: no npz archive with its header and checksum") from None
     if digest(arrays, text) != checksum:
         raise ValueError(f"{path} is damaged: its content does not match its checksum")

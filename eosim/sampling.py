@@ -23,8 +23,8 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 _BLOCK_DRAWS = 65_536  # draws per block: half a megabyte, inside the L2 cache
 _BLOCK_STEPS = 16  # of several streams: at least, unless a step of one alone takes too many draws
-# Above this many draws compiled batches repay the second that loading numba costs (0.15 microseconds
-# a draw in Python); they are the same.
+# Above this many draws compiled shuffles repay the second that loading numba costs (0.15 microseconds
+# a draw in Python); the batches are the same.
 _COMPILED_FROM = 6_000_000
 
 
@@ -61,11 +61,15 @@ class BatchStream:
     def batches(self, start: int, stop: int) -> Iterator[Array]:
         """Index arrays of steps start, ..., stop - 1."""
         per_step = _draws(self.n_samples, self.batch_size, self.scheme)
-        if (stop - start) * per_step >= _COMPILED_FROM:
+        shuffled = self.scheme in ("without_replacement", "reshuffling")
+        if shuffled and (stop - start) * per_step >= _COMPILED_FROM:
             keys = np.array([self.key], dtype=np.uint64)
             size = (self.n_samples, self.batch_size, self.scheme)
             for block in batch_blocks(keys, *size, start, stop):
-                yield from np.split(block.rows[0, : block.ends[0, -1]], block.ends[0, :-1])
+                begin = 0
+                for end in block.ends[0].tolist():
+                    yield block.rows[0, begin:end]
+                    begin = end
             return
         if self.scheme == "reshuffling":
             yield from self._epochs(start, stop)

@@ -171,6 +171,18 @@ class InnerTuple(NamedTuple):
     beta: float
 
 
+class Betas(list):
+    """Not a list itself."""
+
+
+class Schedule:
+    def __init__(self, beta):
+        self.beta = beta
+
+    def at(self, step):
+        return self.beta
+
+
 @given(SHARE)
 def test_hyperparameters_are_exact_wherever_a_rule_keeps_them(beta):
     class Plain(Custom):
@@ -189,16 +201,31 @@ def test_hyperparameters_are_exact_wherever_a_rule_keeps_them(beta):
 
     exact = 2 / (Fraction(0.1) * (1 - Fraction(beta)))
     rules = [Slots(beta), Plain(lambda self, theta, g: theta - self.lr * (1 - self.momentum) * g)]
-    for container in ((beta,), [beta], deque([beta]), np.array([beta]), {0: beta}):
+    objects = np.array([beta, None], dtype=object)
+    for container in (
+        (beta,), [beta], deque([beta]), np.array([beta]), {0: beta}, Betas([beta]), objects
+    ):  # fmt: skip
         rules.append(Custom(lambda self, theta, g: theta - self.lr * (1 - self.betas[0]) * g))
         rules[-1].betas = container
     for inner in (Inner(beta), InnerTuple(beta), SimpleNamespace(beta=beta)):
         rules.append(Custom(lambda self, theta, g: theta - self.lr * (1 - self.inner.beta) * g))
         rules[-1].inner = inner
+    rules.append(Custom(lambda self, theta, g: theta - self.lr * (1 - self.beta_at(0)) * g))
+    rules[-1].beta_at = Schedule(beta).at
     for rule in rules:
         enclosure = critical_sharpness(rule, certify=True)
         assert exact in enclosure
         assert ulps(enclosure) <= 1
+
+
+def test_what_cannot_be_made_exact_is_refused():
+    rule = Custom(lambda self, theta, g: theta - self.lr * g)
+    rule.part = SimpleNamespace(beta=0.5, owner=rule)
+    with pytest.raises(CannotCertify, match="Custom refers back to itself"):
+        critical_sharpness(rule, certify=True)
+    rule.part = np.zeros(1_000_001)
+    with pytest.raises(CannotCertify, match="an array of 1000001 entries is too large"):
+        critical_sharpness(rule, certify=True)
 
 
 def test_what_a_rule_has_computed_and_kept_is_computed_anew():

@@ -1,7 +1,6 @@
 """Flows: exact on quadratics in every regime, of the right order elsewhere, and never hanging."""
 
 import dataclasses
-import time
 
 import mpmath
 import numpy as np
@@ -220,14 +219,13 @@ _SPECIAL = {
 
 
 @pytest.mark.parametrize("eigenvalues", _SPECIAL.values(), ids=_SPECIAL)
-def test_special_values_of_h_lambda_are_right_and_quick(eigenvalues):
+def test_special_values_of_h_lambda_are_right_and_cheap(eigenvalues):
     lr = 0.7
     matrix = symmetric(np.array(eigenvalues) / lr, seed=4)
     theta0 = np.random.default_rng(5).standard_normal(len(matrix))
     flow = eosim.PrincipalFlow(eosim.Quadratic(matrix), lr)
-    started = time.perf_counter()
     path = eosim.integrate(flow, theta0, lr * np.arange(21), rtol=1e-11)
-    assert time.perf_counter() - started < 2
+    assert path.settings["evaluations"] < 5000
     assert path.status is Status.COMPLETED
     iterates = naive.quadratic_iterates(matrix, 0 * theta0, theta0, lr, 20)
     size = np.maximum(np.linalg.norm(iterates, axis=1), np.linalg.norm(theta0))
@@ -575,9 +573,8 @@ def test_a_progress_bar_changes_nothing_but_standard_error(capsys):
 def test_beyond_the_edge_on_a_cosine_the_flow_follows_and_then_ends_with_a_status():
     problem, lr = eosim.Cosine(), 2.2
     iterates = eosim.run(problem, eosim.GradientDescent(lr), [0.1], 40).theta[:, 0]
-    started = time.perf_counter()
     path = eosim.integrate(eosim.PrincipalFlow(problem, lr), [0.1], lr * np.arange(41))
-    assert time.perf_counter() - started < 20
+    assert path.settings["evaluations"] < 25_000
     assert path.status in (Status.DIVERGED, Status.STALLED, Status.BUDGET_SPENT)
     assert (
         path.message.startswith(path.status.name.lower().split("_")[0]) or "spent" in path.message

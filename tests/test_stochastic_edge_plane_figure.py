@@ -149,7 +149,8 @@ def test_a_point_that_fails_is_no_decaying_run(monkeypatch):
 
     monkeypatch.setattr(plane, "late_growth", broken)
     monkeypatch.setattr(plane, "RATES_QUICK", plane.RATES_QUICK[:1])
-    with pytest.raises(RuntimeError, match=r"24 points of the sweep failed.*no such rate"):
+    warned = pytest.warns(RuntimeWarning, match="no point succeeded")
+    with warned, pytest.raises(RuntimeError, match=r"24 points of the sweep failed.*no such rate"):
         plane.compute(True)
 
 

@@ -246,9 +246,8 @@ class Derivation:
         the curvature is negative in one of Jury's conditions. Else the smallest positive branch.
         """
         smallest = smallest_positive(branches, self.ranges)
-        known = [
-            start for start in self._starts() if start is not None
-        ]  # the routes judge the others
+        # the routes judge the others
+        known = [start for start in self._starts() if start is not None]
         return sp.Piecewise((smallest, sp.And(*known)), (0, True))
 
     def _starts(self) -> list[sp.Basic | None]:

@@ -218,8 +218,12 @@ def batch_descent(
             n_active += 1
     record = next_record(record_steps, first)
     if first == 0:
-        _losses(packed, residuals, jacobian, states, active, n_active, losses[:, 0])
+        _losses(packed, residuals, jacobian, states, active, n_active, current)
+        for c in range(n_active):
+            losses[active[c], 0] = current[c]
     for s in range(ends.shape[1]):
+        if n_active == 0:
+            break
         for c in range(n_active):
             r = active[c]
             begin, scale = ends[r, s - 1] if s > 0 else ZERO, shares[r, s]

@@ -2,9 +2,9 @@ r"""SGD on models that are linear in theta, one trajectory after the other.
 
 A call makes the steps of one block of batches, `eosim.sampling.Batches`: step ``first`` + i of replica r
 takes the samples rows[r, ends[r, i-1]:ends[r, i]], each with the weight shares[r, i]. Nothing is shared
-between replicas, and what is done at a step does not depend on where a block begins: neither chunk, nor
-block, nor thread changes a bit. ``record_steps`` increase from 0 to the number of steps; at step 0 the
-first call records before it moves.
+between replicas, and as blocks begin on a fixed grid, what is done at a step does not depend on where
+they do: neither chunk, nor block, nor thread changes a bit. ``record_steps`` increase from 0 to the
+number of steps; at step 0 the first call records before it moves.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _TILE = 1024
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
-def _corrected(value, matrix, rows, weights, column):
+def _corrected(value, matrix, rows, weights, begin, end, column):
     """``value`` as `add_rows` would leave the entry ``column``, to the bit."""
-    for r in range(rows.shape[0]):
-        value = value + weights[r] * matrix[rows[r], column]
+    for i in range(begin, end):
+        value = value + weights[i] * matrix[rows[i], column]
     return value
 
 
@@ -103,11 +103,11 @@ def residual_sgd(
                         value = z[drawn[j]]
                         if behind > start:
                             value = _corrected(
-                                value, kernel, drawn[start:behind], weights[start:behind], drawn[j]
+                                value, kernel, drawn, weights, start, behind, drawn[j]
                             )
                         weights[j] = scale * value
                     step += 1
-                add_rows(kernel, drawn[start:end], weights[start:end], z)
+                add_rows(kernel, drawn, weights, start, end, z)
                 if dual.shape[0] > 0:
                     for j in range(start, end):
                         dual[drawn[j]] += weights[j]
@@ -153,7 +153,8 @@ def residual_momentum(
     for r in range(states.shape[0]):
         if stops[r] >= 0:
             continue
-        z, velocity, dual, dual_velocity = states[r], velocities[r], duals[r], dual_velocities[r]
+        z, velocity, drawn = states[r], velocities[r], rows[r]
+        dual, dual_velocity = duals[r], dual_velocities[r]
         norm = squared_norm(z)
         if first == 0:
             losses[r, 0] = norm / (2 * n)
@@ -167,16 +168,16 @@ def residual_momentum(
             copy(dual_velocity, dual_velocity_before)
             while step < until:
                 start = ends[r, step - first - 1] if step > first else ZERO
-                batch = rows[r, start : ends[r, step - first]]
-                for j in range(batch.shape[0]):
-                    weights[j] = shares[r, step - first] * z[batch[j]]
+                end = ends[r, step - first]
+                for j in range(start, end):
+                    weights[j] = shares[r, step - first] * z[drawn[j]]
                 clear(gradient)
-                add_rows(kernel, batch, weights, gradient)
+                add_rows(kernel, drawn, weights, start, end, gradient)
                 move(rule, gradient, velocity, z)
                 if n_duals > 0:
                     clear(dual_gradient)
-                    for j in range(batch.shape[0]):
-                        dual_gradient[batch[j]] += weights[j]
+                    for j in range(start, end):
+                        dual_gradient[drawn[j]] += weights[j]
                     move(rule, dual_gradient, dual_velocity, dual)
                 step += 1
             norm = squared_norm(z)
@@ -253,8 +254,8 @@ def _add_rows_to_all(matrix, rows, weights, chosen, n_chosen, states):
                     a, b,
                 )  # fmt: skip
     for c in range(n_chosen):
-        i, first = chosen[c], in_eights if c < in_pairs else 0
-        add_rows(matrix, rows[first:], weights[i, first:n_rows], states[i])
+        i = chosen[c]
+        add_rows(matrix, rows, weights[i], in_eights if c < in_pairs else ZERO, n_rows, states[i])
 
 
 @njit(cache=True, nogil=True)
@@ -306,9 +307,8 @@ def residual_sgd_shared(
                             value = states[r, i, drawn[j]]
                             if behind > start:
                                 value = _corrected(
-                                    value, kernel, drawn[start:behind], weights[i, start:behind],
-                                    drawn[j],
-                                )  # fmt: skip
+                                    value, kernel, drawn, weights[i], start, behind, drawn[j]
+                                )
                             weights[i, j] = scale * value
                     step += 1
                 _add_rows_to_all(
@@ -363,18 +363,18 @@ def parameter_sgd(
     for r in range(states.shape[0]):
         if stops[r] >= 0:
             continue
-        theta, velocity = states[r], velocities[r]
+        theta, velocity, drawn = states[r], velocities[r], rows[r]
         if first == 0:
             losses[r, 0] = _mean_loss(inputs, targets, theta)
         record, start = next_record(record_steps, first), ZERO
         for s in range(ends.shape[1]):
             step = first + s + 1
-            batch = rows[r, start : ends[r, s]]
-            start = ends[r, s]
-            for j in range(batch.shape[0]):
-                weights[j] = shares[r, s] * (dot(inputs[batch[j]], theta) - targets[batch[j]])
+            end = ends[r, s]
+            for j in range(start, end):
+                weights[j] = shares[r, s] * (dot(inputs[drawn[j]], theta) - targets[drawn[j]])
             clear(gradient)
-            add_rows(inputs, batch, weights, gradient)
+            add_rows(inputs, drawn, weights, start, end, gradient)
+            start = end
             copy(theta, before)
             move(rule, gradient, velocity, theta)
             if beyond(theta, limit[r]):

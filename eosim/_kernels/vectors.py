@@ -64,9 +64,13 @@ def beyond(x, bound):
 @njit(cache=True, nogil=True)
 def next_record(record_steps, step):
     """Position of the first record after ``step``."""
-    record = ZERO
-    while record < record_steps.shape[0] and record_steps[record] <= step:
-        record += 1
+    record, last = ZERO, np.int64(record_steps.shape[0])
+    while record < last:  # halved: a scan of all would be made anew in every block
+        middle = (record + last) // 2
+        if record_steps[middle] <= step:
+            record = middle + 1
+        else:
+            last = middle
     return record
 
 
@@ -85,42 +89,40 @@ def move(rule, gradient, velocity, x):
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
-def _add_eight(matrix, rows, weights, x):
-    """x += weights[0] * matrix[rows[0]] + ... + weights[7] * matrix[rows[7]]."""
-    a, b, c, d = matrix[rows[0]], matrix[rows[1]], matrix[rows[2]], matrix[rows[3]]
-    e, f, g, h = matrix[rows[4]], matrix[rows[5]], matrix[rows[6]], matrix[rows[7]]
-    p, q, r, s = weights[0], weights[1], weights[2], weights[3]
-    t, u, v, w = weights[4], weights[5], weights[6], weights[7]
-    for j in range(x.shape[0]):
-        total = x[j] + p * a[j]
-        total = total + q * b[j]
-        total = total + r * c[j]
-        total = total + s * d[j]
-        total = total + t * e[j]
-        total = total + u * f[j]
-        total = total + v * g[j]
-        x[j] = total + w * h[j]
-
-
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def add_rows(matrix, rows, weights, x):
-    """x += sum over r of weights[r] * matrix[rows[r]], entry by entry in the order of r.
+def add_rows(matrix, rows, weights, begin, end, x):
+    """x += weights[i] * matrix[rows[i]] for i from ``begin`` to ``end``, entry by entry in this order.
 
     Eight rows, or two, in one pass over x, which is then read and written once for all of them. The
     order makes the result independent of how the rows are grouped into passes.
     """
-    first, n, n_rows = ZERO, x.shape[0], rows.shape[0]
-    while first + 8 <= n_rows:
-        _add_eight(matrix, rows[first : first + 8], weights[first : first + 8], x)
-        first += 8
-    while first + 2 <= n_rows:
-        a, b = matrix[rows[first]], matrix[rows[first + 1]]
-        p, q = weights[first], weights[first + 1]
+    i, n = begin, x.shape[0]
+    while i + 8 <= end:
+        a, b, c, d = matrix[rows[i]], matrix[rows[i + 1]], matrix[rows[i + 2]], matrix[rows[i + 3]]
+        e, f, g, h = (
+            matrix[rows[i + 4]],
+            matrix[rows[i + 5]],
+            matrix[rows[i + 6]],
+            matrix[rows[i + 7]],
+        )
+        p, q, r, s = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+        t, u, v, w = weights[i + 4], weights[i + 5], weights[i + 6], weights[i + 7]
+        for j in range(n):
+            total = x[j] + p * a[j]
+            total = total + q * b[j]
+            total = total + r * c[j]
+            total = total + s * d[j]
+            total = total + t * e[j]
+            total = total + u * f[j]
+            total = total + v * g[j]
+            x[j] = total + w * h[j]
+        i += 8
+    while i + 2 <= end:
+        a, b, p, q = matrix[rows[i]], matrix[rows[i + 1]], weights[i], weights[i + 1]
         for j in range(n):
             total = x[j] + p * a[j]
             x[j] = total + q * b[j]
-        first += 2
-    if first < n_rows:
-        a, p = matrix[rows[first]], weights[first]
+        i += 2
+    if i < end:
+        a, p = matrix[rows[i]], weights[i]
         for j in range(n):
             x[j] = x[j] + p * a[j]

@@ -288,9 +288,10 @@ def taking(model: str, shapes: list[tuple[str, tuple[int, ...]]]) -> Iterator[No
     try:
         yield
     except Exception as error:  # what a framework says of shapes and dtypes, or the model itself
-        given = ", ".join(f"{name} of shape {shape}" for name, shape in shapes) or "no inputs"
+        listed = ", ".join(f"{name} of shape {shape}" for name, shape in shapes)
+        given = f"the given {listed}" if shapes else "no inputs"
         raise ValueError(
-            f"{model} must take the given {given}; it raises {type(error).__name__}: {error}"
+            f"{model} must take {given}; it raises {type(error).__name__}: {error}"
         ) from error
 
 

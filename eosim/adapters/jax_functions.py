@@ -118,7 +118,7 @@ class _JaxBackend:
             self.n_samples = common_length(named)
         self._criterion = criterion if targets is not None else None
         with taking("model", [pair for pair in named if pair[0] != "targets"]):
-            outputs = self._outputs(self.theta0, self._inputs)
+            outputs = self._outputs(jax.numpy.asarray(self.theta0), self._inputs)
         if isinstance(self._criterion, str):
             if not hasattr(outputs, "shape") or outputs.shape[:1] != (self.n_samples,):
                 raise ValueError(

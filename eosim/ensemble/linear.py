@@ -105,7 +105,8 @@ class LinearEnsemble:
         kernel, states, limit = self._kernel, _aligned(starts), _norm_limit(starts)
         duals, (losses, stops) = self._duals(len(starts)), self._empty(len(starts))
         plain = is_plain(rule)
-        velocities, dual_velocities = np.zeros_like(states), np.zeros_like(duals)
+        followed = (len(starts), 0) if plain else states.shape
+        velocities, dual_velocities = np.zeros(followed), np.zeros_like(duals)
 
         def move(own: slice, batches: Batches) -> bool:
             if plain:

@@ -146,8 +146,8 @@ class PreconditionedSharpness:
             sharpness = pair.value - decay
         threshold, ratio = getattr(inner, "critical_sharpness", None), math.nan
         if threshold is not None:
-            with np.errstate(invalid="ignore", divide="ignore"):  # unstable at once: beyond it
-                ratio = float(np.divide(pair.value, float(threshold())))
+            limit = float(threshold())
+            ratio = pair.value / limit if limit else math.inf  # unstable at once: beyond it
         return PreconditionedEigenvalue(
             pair.value,
             ratio,

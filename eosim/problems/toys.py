@@ -219,6 +219,7 @@ class Polynomial:
     def derivative(self, theta: Array, order: int) -> Array:
         """The symmetric tensor of all partial derivatives of one order, of shape (dim,) * order."""
         theta = inexact(theta)
+        theta = theta.astype(np.result_type(theta, float), copy=False)
         powers = np.vander(theta, self._degree + 1, increasing=True)  # (dim, degree+1); 0**0 is 1
         tensor = np.zeros((self.dim,) * order, dtype=powers.dtype)
         for axes, coefficients, exponents in self._partials(order):

@@ -20,7 +20,7 @@ import operator
 from collections import deque
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -142,24 +142,37 @@ def _characteristic(rule: Rule) -> tuple[Any, Any]:
     return p, moved - p
 
 
-def _exact(value: Any) -> Any:
+# Our choice: as many fractions take about ten seconds.
+_MOST_ENTRIES = 1_000_000
+
+
+def _exact(value: Any, inside: tuple[int, ...] = ()) -> Any:
     """A copy in which every float is exact: of a number, an array, a collection or an object.
 
-    Cached properties are dropped from an object: they were computed in floats.
+    Cached properties are dropped from an object: they were computed in floats. ``inside`` are the
+    objects of which it is a part.
     """
+    within = functools.partial(_exact, inside=(*inside, id(value)))
     if isinstance(value, (float, np.floating)):
         return _Affine.of(float(value))
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        return np.vectorize(_exact, otypes=[object])(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fO":
+        if value.size > _MOST_ENTRIES:
+            raise TypeError(f"an array of {value.size} entries is too large to be made exact")
+        return np.vectorize(within, otypes=[object])(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(_exact, value))
-    if type(value) in (tuple, list, deque):
-        return type(value)(map(_exact, value))
+        return type(value)(*map(within, value))
+    for kind in (tuple, list, deque, set, frozenset):
+        if isinstance(value, kind):  # a subclass becomes what it extends
+            return kind(map(within, value))
     if isinstance(value, Mapping):
-        return {key: _exact(entry) for key, entry in value.items()}
+        return {key: within(entry) for key, entry in value.items()}
+    if inspect.ismethod(value) and not isinstance(value.__self__, type):
+        return MethodType(value.__func__, within(value.__self__))
     plain = not hasattr(value, "__dict__") and not hasattr(value, "__slots__")
     if plain or isinstance(value, (type, ModuleType)) or inspect.isroutine(value):
         return value
+    if id(value) in inside:
+        raise TypeError(f"a {type(value).__name__} refers back to itself")
     exact, cached = {}, []
     for name in dir(value):
         entry = inspect.getattr_static(value, name)  # properties stay what they are
@@ -167,7 +180,7 @@ def _exact(value: Any) -> Any:
             entry = getattr(value, name)
         if isinstance(inspect.getattr_static(type(value), name, None), functools.cached_property):
             cached.append(name)
-        elif not name.startswith("__") and (number := _exact(entry)) is not entry:
+        elif not name.startswith("__") and (number := within(entry)) is not entry:
             exact[name] = number
     if not exact:
         return value

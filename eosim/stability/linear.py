@@ -87,9 +87,8 @@ def critical_sharpness(rule: Rule, *, certify: bool = False) -> float | Enclosur
     if asked(certify):
         return enclose_critical_sharpness(rule)
     pencil = _pencil(drift, response)
-    unit = float(
-        np.abs(pencil.q).max()
-    )  # curvatures are measured in units of 1 / unit, about 1 / lr
+    # curvatures are measured in units of 1 / unit, about 1 / lr
+    unit = float(np.abs(pencil.q).max())
     if unit == 0:
         return 0.0 if pencil.unstable(0.0) else math.inf
     pencil = _deflated(pencil.scaled(unit))
@@ -128,7 +127,7 @@ def linearised(rule: Rule) -> tuple[Array, Array]:
             f"critical_sharpness needs a linear rule, but {name}.step asks for local derivatives: "
             "its learning rate depends on the state"
         )
-    if hasattr(rule, "linear"):
+    if callable(getattr(rule, "linear", None)):
         raise ValueError(
             f"critical_sharpness needs a linear rule, but {name} is adaptive: "
             f"{name}(...).critical_sharpness() is its threshold for eigenvalues of P^-1 H, with its "
