@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from eosim._kernels.vectors import FLUSH_EVERY, ZERO, beyond, copy, flush, move, next_record
+from eosim._kernels.vectors import FLUSH_EVERY, ZERO, beyond, copy, flush, move
 
 _SUMS = {"reassoc", "contract"}
 # Replicas in one matrix product: always the same number, so that no replica's bits depend on the
@@ -179,7 +179,7 @@ def _step(rule, gradients, velocities, states, limit, step, active, n_active, st
 @njit(cache=True, nogil=True)
 def batch_descent(
     packed, residuals, jacobian, states, velocities, rows, ends, shares, first, rule, record_steps,
-    limit, losses, stops,
+    record, limit, losses, stops,
 ):  # fmt: skip
     r"""SGD of m replicas side by side: every triangle that some of them draw is read once per step.
 
@@ -193,8 +193,8 @@ def batch_descent(
         A block of batches, see `eosim._kernels.sgd`.
     rule : tuple of five floats
         Of linear memory, see `move`.
-    record_steps : (n_records,) int64 array
-        Increasing, from 0; the last entry is the number of steps.
+    record_steps, record : (n_records,) int64 array, int
+        Increasing, from 0; the last entry is the number of steps. The first one after ``first``.
     limit : (m,) array
         Of the largest entry of theta; beyond it a replica has diverged.
     losses : (m, n_records) array
@@ -216,7 +216,6 @@ def batch_descent(
         if stops[r] < 0:
             active[n_active] = r
             n_active += 1
-    record = next_record(record_steps, first)
     if first == 0:
         _losses(packed, residuals, jacobian, states, active, n_active, current)
         for c in range(n_active):

@@ -38,7 +38,7 @@ def _uniform(start, j):
     return np.float64(_mix(start + np.uint64(j + 1) * _GAMMA) >> np.uint64(11)) * 2.0**-53
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _shuffle(start, permutation, chosen):
     """The first entries of a Fisher-Yates shuffle of 0..n-1, as many as ``chosen`` has.
 

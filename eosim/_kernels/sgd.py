@@ -22,7 +22,6 @@ from eosim._kernels.vectors import (
     dot,
     flush,
     move,
-    next_record,
     squared_norm,
 )
 
@@ -44,7 +43,7 @@ def _corrected(value, matrix, rows, weights, begin, end, column):
 
 @njit(cache=True, nogil=True)
 def residual_sgd(
-    kernel, states, rows, ends, shares, first, lr, record_steps, limit, losses, stops, duals
+    kernel, states, rows, ends, shares, first, lr, record_steps, record, limit, losses, stops, duals
 ):
     r"""Residual space: :math:`z \leftarrow z - \frac{\eta}{B} K_{:S} z_S` with :math:`K = J J^\top`.
 
@@ -58,7 +57,8 @@ def residual_sgd(
     rows, ends, shares, first
         The batches, see above.
     lr : float
-    record_steps : (n_records,) int64 array
+    record_steps, record : (n_records,) int64 array, int
+        When to record, and the position of the first record after ``first``.
     limit : (m,) array
         Of |z|^2; beyond it a replica has diverged.
     losses : (m, n_records) array
@@ -85,9 +85,9 @@ def residual_sgd(
         norm = squared_norm(z)
         if first == 0:
             losses[r, 0] = norm / (2 * n)
-        record, step, longest = next_record(record_steps, first), first, _CHECK_EVERY
+        step, longest, coming = first, _CHECK_EVERY, record
         while step < last:
-            until = min(record_steps[record], (step // longest + 1) * longest, last)
+            until = min(record_steps[coming], (step // longest + 1) * longest, last)
             begin = step
             copy(z, before)
             copy(dual, dual_before)
@@ -122,15 +122,15 @@ def residual_sgd(
                 continue
             if step % FLUSH_EVERY == 0:
                 flush(z)
-            if step == record_steps[record]:
-                losses[r, record] = norm / (2 * n)
-                record += 1
+            if step == record_steps[coming]:
+                losses[r, coming] = norm / (2 * n)
+                coming += 1
 
 
 @njit(cache=True, nogil=True)
 def residual_momentum(
-    kernel, states, velocities, rows, ends, shares, first, rule, record_steps, limit, losses, stops,
-    duals, dual_velocities,
+    kernel, states, velocities, rows, ends, shares, first, rule, record_steps, record, limit, losses,
+    stops, duals, dual_velocities,
 ):  # fmt: skip
     """`residual_sgd` by a rule of linear memory, see `move`.
 
@@ -141,7 +141,7 @@ def residual_momentum(
     dual_velocities : (m, n) or (m, 0) array
         Of ``duals``.
     rule : tuple of five floats
-    kernel, states, rows, ends, shares, first, record_steps, limit, losses, stops, duals
+    kernel, states, rows, ends, shares, first, record_steps, record, limit, losses, stops, duals
         As in `residual_sgd`.
     """
     n, width = kernel.shape
@@ -158,9 +158,9 @@ def residual_momentum(
         norm = squared_norm(z)
         if first == 0:
             losses[r, 0] = norm / (2 * n)
-        record, step, longest = next_record(record_steps, first), first, _CHECK_EVERY
+        step, longest, coming = first, _CHECK_EVERY, record
         while step < last:
-            until = min(record_steps[record], (step // longest + 1) * longest, last)
+            until = min(record_steps[coming], (step // longest + 1) * longest, last)
             begin = step
             copy(z, before)
             copy(velocity, velocity_before)
@@ -195,9 +195,9 @@ def residual_momentum(
                 flush(z)
                 flush(velocity)
                 flush(dual_velocity)
-            if step == record_steps[record]:
-                losses[r, record] = norm / (2 * n)
-                record += 1
+            if step == record_steps[coming]:
+                losses[r, coming] = norm / (2 * n)
+                coming += 1
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -260,13 +260,13 @@ def _add_rows_to_all(matrix, rows, weights, chosen, n_chosen, states):
 
 @njit(cache=True, nogil=True)
 def residual_sgd_shared(
-    kernel, states, rows, ends, shares, first, lrs, record_steps, limit, losses, left, duals
+    kernel, states, rows, ends, shares, first, lrs, record_steps, record, limit, losses, left, duals
 ):
     """`residual_sgd` at several rates that meet the same batches, to the bit.
 
     Parameters
     ----------
-    kernel, rows, ends, shares, first, record_steps
+    kernel, rows, ends, shares, first, record_steps, record
         As in `residual_sgd`.
     states : (m, n_rates, width) array
         Residuals of m replicas at each rate, in place.
@@ -289,9 +289,9 @@ def residual_sgd_shared(
             if not left[r, i]:
                 chosen[n_chosen] = i
                 n_chosen += 1
-        record, step = next_record(record_steps, first), first
+        step, coming = first, record
         while step < last and n_chosen > 0:
-            until = min(record_steps[record], (step // _CHECK_EVERY + 1) * _CHECK_EVERY, last)
+            until = min(record_steps[coming], (step // _CHECK_EVERY + 1) * _CHECK_EVERY, last)
             while step < until:
                 start = ends[r, step - first - 1] if step > first else ZERO
                 end = start  # of the rows in this pass
@@ -319,7 +319,7 @@ def residual_sgd_shared(
                         i = chosen[c]
                         for j in range(start, end):
                             duals[r, i, drawn[j]] += weights[i, j]
-            at_record, kept = step == record_steps[record], 0
+            at_record, kept = step == record_steps[coming], 0
             for c in range(n_chosen):
                 i = chosen[c]
                 norm = squared_norm(states[r, i])
@@ -331,15 +331,15 @@ def residual_sgd_shared(
                 if step % FLUSH_EVERY == 0:
                     flush(states[r, i])
                 if at_record:
-                    losses[r, i, record] = norm / (2 * n)
+                    losses[r, i, coming] = norm / (2 * n)
             n_chosen = kept
             if at_record:
-                record += 1
+                coming += 1
 
 
 @njit(cache=True, nogil=True)
 def parameter_sgd(
-    inputs, targets, states, velocities, rows, ends, shares, first, rule, record_steps, limit,
+    inputs, targets, states, velocities, rows, ends, shares, first, rule, record_steps, record, limit,
     losses, stops,
 ):  # fmt: skip
     r"""Parameter space: :math:`\theta \leftarrow \theta - \frac{\eta}{B} X_S^\top (X_S\theta - y_S)`.
@@ -355,7 +355,7 @@ def parameter_sgd(
         Of the largest entry of theta.
     rule : tuple of five floats
         Of linear memory, see `move`.
-    rows, ends, shares, first, record_steps, losses, stops
+    rows, ends, shares, first, record_steps, record, losses, stops
         As in `residual_sgd`.
     """
     d = inputs.shape[1]
@@ -366,7 +366,7 @@ def parameter_sgd(
         theta, velocity, drawn = states[r], velocities[r], rows[r]
         if first == 0:
             losses[r, 0] = _mean_loss(inputs, targets, theta)
-        record, start = next_record(record_steps, first), ZERO
+        start, coming = ZERO, record
         for s in range(ends.shape[1]):
             step = first + s + 1
             end = ends[r, s]
@@ -384,9 +384,9 @@ def parameter_sgd(
             if step % FLUSH_EVERY == 0:
                 flush(theta)
                 flush(velocity)
-            if step == record_steps[record]:
-                losses[r, record] = _mean_loss(inputs, targets, theta)
-                record += 1
+            if step == record_steps[coming]:
+                losses[r, coming] = _mean_loss(inputs, targets, theta)
+                coming += 1
 
 
 @njit(cache=True, nogil=True)

@@ -61,19 +61,6 @@ def beyond(x, bound):
     return count > 0
 
 
-@njit(cache=True, nogil=True)
-def next_record(record_steps, step):
-    """Position of the first record after ``step``."""
-    record, last = ZERO, np.int64(record_steps.shape[0])
-    while record < last:  # halved: a scan of all would be made anew in every block
-        middle = (record + last) // 2
-        if record_steps[middle] <= step:
-            record = middle + 1
-        else:
-            last = middle
-    return record
-
-
 @njit(cache=True, nogil=True, fastmath={"contract"})
 def move(rule, gradient, velocity, x):
     """One update of x and of its velocity, by a rule of linear memory.

@@ -108,16 +108,16 @@ class LinearEnsemble:
         followed = (len(starts), 0) if plain else states.shape
         velocities, dual_velocities = np.zeros(followed), np.zeros_like(duals)
 
-        def move(own: slice, batches: Batches) -> bool:
+        def move(own: slice, batches: Batches, record: int) -> bool:
             if plain:
                 residual_sgd(
-                    kernel, states[own], *batches, rule[0], self.record_steps, limit[own],
-                    losses[own], stops[own], duals[own],
+                    kernel, states[own], *batches, rule[0], self.record_steps, record,
+                    limit[own], losses[own], stops[own], duals[own],
                 )  # fmt: skip
             else:
                 residual_momentum(
                     kernel, states[own], velocities[own], *batches, rule,
-                    self.record_steps, limit[own], losses[own], stops[own], duals[own],
+                    self.record_steps, record, limit[own], losses[own], stops[own], duals[own],
                     dual_velocities[own],
                 )  # fmt: skip
             return bool((stops[own] < 0).any())
@@ -135,9 +135,9 @@ class LinearEnsemble:
         losses = np.full((*shape, len(self.record_steps)), np.inf)
         duals, left = self._duals(*shape), np.zeros(shape, bool)
 
-        def move(own: slice, batches: Batches) -> bool:
+        def move(own: slice, batches: Batches, record: int) -> bool:
             residual_sgd_shared(
-                kernel, states[own], *batches, lrs, self.record_steps, limit[own],
+                kernel, states[own], *batches, lrs, self.record_steps, record, limit[own],
                 losses[own], left[own], duals[own],
             )  # fmt: skip
             return not left[own].all()
@@ -173,10 +173,10 @@ class LinearEnsemble:
         velocities = np.zeros_like(theta)
         limit = DIVERGENCE_FACTOR * (1 + np.abs(theta).max(axis=1))
 
-        def move(own: slice, batches: Batches) -> bool:
+        def move(own: slice, batches: Batches, record: int) -> bool:
             parameter_sgd(
                 inputs, targets, theta[own], velocities[own], *batches, rule,
-                self.record_steps, limit[own], losses[own], stops[own],
+                self.record_steps, record, limit[own], losses[own], stops[own],
             )  # fmt: skip
             return bool((stops[own] < 0).any())
 
@@ -213,13 +213,19 @@ class LinearEnsemble:
         theta = self._theta_of(_images(basis, duals) / n) if "theta" in self.keep else None
         return Cell({"loss": losses}, stops, theta, residuals)
 
-    def _drive(self, move: Callable[[slice, Batches], bool], batch_size: int, keys: Array) -> None:
-        """All steps of all replicas; ``move`` makes those of one block, and says if any is left."""
+    def _drive(
+        self, move: Callable[[slice, Batches, int], bool], batch_size: int, keys: Array
+    ) -> None:
+        """All steps of all replicas; ``move`` makes those of one block, and says if any is left.
+
+        It is told which record comes next.
+        """
         size = (self.regression.n_samples, batch_size, self.sampling)
 
         def task(own: slice) -> None:
             for batches in batch_blocks(keys[own], *size, 0, int(self.record_steps[-1])):
-                if not move(own, batches):
+                record = np.searchsorted(self.record_steps, batches.first, side="right")
+                if not move(own, batches, int(record)):
                     break
 
         share(task, len(keys), self.threads, streams_at_once(*size))

@@ -49,9 +49,10 @@ class QuadraticEnsemble:
         def descend(own: slice, states: Array, limit: Array, losses: Array, stops: Array) -> None:
             velocities = np.zeros_like(states)
             for batches in batch_blocks(keys[own], *size, 0, int(self.record_steps[-1])):
+                record = np.searchsorted(self.record_steps, batches.first, side="right")
                 batch_descent(
-                    *self._data, states, velocities, *batches, rule, self.record_steps, limit,
-                    losses, stops,
+                    *self._data, states, velocities, *batches, rule, self.record_steps, record,
+                    limit, losses, stops,
                 )  # fmt: skip
                 if (stops >= 0).all():
                     break
