@@ -15,6 +15,7 @@ import numpy as np
 from eosim._checks import Array
 
 _FORMAT = 1  # raised whenever an older reader would misread a newer file
+_RECORD = "record/"  # before the names of records
 _Result = TypeVar("_Result")
 
 
@@ -86,6 +87,21 @@ def read(
         return build(header, arrays)
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{foreign}: {type(error).__name__}: {error}") from None
+
+
+def packed(records: Mapping[str, Array], arrays: Mapping[str, Array | None]) -> dict[str, Array]:
+    """Records by their names, and the arrays that there are."""
+    named = {f"{_RECORD}{name}": values for name, values in records.items()}
+    return named | {name: values for name, values in arrays.items() if values is not None}
+
+
+def records_of(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The records among what was `packed`."""
+    return {
+        name.removeprefix(_RECORD): values
+        for name, values in arrays.items()
+        if name.startswith(_RECORD)
+    }
 
 
 def digest(arrays: Mapping[str, Any], text: str) -> str:

@@ -128,11 +128,7 @@ class Trajectory:
         The file appears whole or not at all (temporary name, then rename). TypeError, ValueError if
         something in it is neither an array of numbers or text nor a scalar.
         """
-        arrays = {f"record/{name}": values for name, values in self.records.items()}
-        arrays["t"] = self.t
-        for name in ("step", "theta"):
-            if getattr(self, name) is not None:
-                arrays[name] = getattr(self, name)
+        arrays = {"t": self.t, "step": self.step, "theta": self.theta}
         header: dict[str, Any] = {
             "status": self.status.name,
             "message": self.message,
@@ -159,7 +155,7 @@ class Trajectory:
                 "entries": len(state.rule_state),
                 "counters": counters,
             }
-        _archive.write(path, "trajectory", header, arrays)
+        _archive.write(path, "trajectory", header, _archive.packed(self.records, arrays))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
@@ -190,11 +186,7 @@ class Trajectory:
             t=arrays["t"],
             step=arrays.get("step"),
             theta=arrays.get("theta"),
-            records={
-                name.removeprefix("record/"): values
-                for name, values in arrays.items()
-                if name.startswith("record/")
-            },
+            records=_archive.records_of(arrays),
             status=Status[header["status"]],
             message=header["message"],
             stop_step=header["stop_step"],

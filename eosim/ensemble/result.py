@@ -98,18 +98,14 @@ class Ensemble:
         The file appears whole or not at all. TypeError, ValueError if a record is not an array of
         numbers.
         """
-        arrays = {f"record/{name}": values for name, values in self.records.items()}
-        arrays |= {"step": self.step, "stop_step": self.stop_step}
-        for name in _OPTIONAL:
-            if getattr(self, name) is not None:
-                arrays[name] = getattr(self, name)
+        arrays = {name: getattr(self, name) for name in ("step", "stop_step", *_OPTIONAL)}
         header = {
             "rules": [rule if isinstance(rule, str) else repr(rule) for rule in self.rules],
             "batch_sizes": list(self.batch_sizes),
             "message": self.message,
             "settings": self.settings,
         }
-        _archive.write(path, "ensemble", header, arrays)
+        _archive.write(path, "ensemble", header, _archive.packed(self.records, arrays))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ensemble:
@@ -122,11 +118,7 @@ class Ensemble:
             rules=tuple(header["rules"]),
             batch_sizes=tuple(header["batch_sizes"]),
             step=arrays["step"],
-            records={
-                name.removeprefix("record/"): values
-                for name, values in arrays.items()
-                if name.startswith("record/")
-            },
+            records=_archive.records_of(arrays),
             stop_step=arrays["stop_step"],
             message=header["message"],
             settings=header["settings"],

@@ -1,4 +1,4 @@
-r"""Products with the noise kernel at half price, and the rate at which its largest eigenvalue is 1.
+r"""Products with the noise kernel, at half price where matrices are symmetric; the rate of its norm 1.
 
 :math:`(G s)_i = v_i^\top\,[w \circ M]\,v_i` with :math:`M = V^\top \mathrm{diag}(s)\, V`: both steps know
 their symmetric matrices by one triangle. The first is a product of a matrix with its own transpose
@@ -9,12 +9,14 @@ as a general one, and what lies between them is done on r (r + 1)/2 numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy.linalg import blas, lapack
 
 from eosim._checks import Array
 from eosim._lanczos import TOLERANCE
+from eosim.sampling import BatchMoments
 from eosim.stability.tangent_kernel import TangentKernel
 
 # Our choice: what the bounds of Collatz and Wielandt must leave open at most, relatively. The error is
@@ -189,3 +191,49 @@ def unit_point(ntk: TangentKernel, moving: Array, fixed: Array) -> float:
             triangles[size] = products.sandwich(vectors[size])
             size += 1
     raise RuntimeError(f"the noise kernel's threshold did not converge in {_PRODUCTS} products")
+
+
+def unit_blocks(ntk: TangentKernel) -> Array:
+    """The unit blocks, flattened: interior of the cone, so never orthogonal to the top vector."""
+    return np.tile(np.eye(ntk.n_outputs).ravel(), ntk.n_samples)
+
+
+def sandwich(ntk: TangentKernel, blocks: Array) -> Array:
+    """V^T blockdiag(s) V for blocks s (n, k, k), flattened or not; (r, r)."""
+    V, k = ntk.vectors(), ntk.n_outputs
+    if k == 1:
+        return (V.T * blocks.ravel()) @ V
+    stacked = blocks.reshape(-1, k, k) @ V.reshape(-1, k, V.shape[1])  # (n, k, r)
+    return V.T @ stacked.reshape(V.shape)
+
+
+def diagonal_blocks(ntk: TangentKernel, matrix: Array) -> Array:
+    """The diagonal blocks of V A V^T for A (r, r), flattened."""
+    V, k = ntk.vectors(), ntk.n_outputs
+    image = V @ matrix
+    if k == 1:
+        return np.einsum("ia,ia->i", image, V)
+    return np.einsum(
+        "nia,nja->nij", image.reshape(-1, k, V.shape[1]), V.reshape(-1, k, V.shape[1])
+    ).ravel()
+
+
+def kernel_product(ntk: TangentKernel, weight: Array) -> Callable[[Array], Array]:
+    """s -> G s."""
+    products = HalfProducts(ntk)
+    return lambda s: products.diagonal_blocks(weight * products.sandwich(s))
+
+
+def closure_radius(ntk: TangentKernel, pull: Array, moments: BatchMoments) -> float:
+    """Spectral radius of diag(x^2 g) [noise n C + (kept - 1) I], through its symmetric twin."""
+    V, k = ntk.vectors(), ntk.n_outputs
+    if k == 1:
+        overlap = (V**2).T @ V**2
+    else:
+        overlap = np.zeros((len(pull), len(pull)))
+        for block in V.reshape(-1, k, len(pull)):
+            overlap += (block.T @ block) ** 2
+    matrix = moments.noise * ntk.n_samples * overlap
+    matrix[np.diag_indices(len(pull))] += moments.kept - 1
+    root = np.sqrt(pull)
+    return float(np.linalg.eigvalsh(root[:, None] * matrix * root)[-1])

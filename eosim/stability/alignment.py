@@ -24,7 +24,7 @@ from eosim._checks import (
 )
 from eosim.measure import Alignment
 from eosim.measure.alignment import kernel_form
-from eosim.stability.mean_square import _diagonal_blocks, _sandwich
+from eosim.stability._noise_kernel import diagonal_blocks, sandwich
 from eosim.stability.tangent_kernel import TangentKernel, as_kernel
 
 INPUTS = ("gaussian", "sphere")
@@ -101,8 +101,8 @@ def unit_kernel(ntk: TangentKernel) -> TangentKernel:
 
 def averaged(ntk: TangentKernel, kept: float, noise: float, matrix: Array) -> Array:
     """E[W A W] in the eigenbasis of Theta: V^T (kept A + noise n Diag(A)) V with A = V matrix V^T."""
-    blocks = _diagonal_blocks(ntk, matrix)
-    return kept * matrix + noise * ntk.n_samples * _sandwich(ntk, blocks)
+    blocks = diagonal_blocks(ntk, matrix)
+    return kept * matrix + noise * ntk.n_samples * sandwich(ntk, blocks)
 
 
 def population_alignment(

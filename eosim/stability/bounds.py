@@ -27,8 +27,9 @@ from scipy.optimize import brentq, minimize
 
 from eosim._checks import Array, Interval, float_array, real_number
 from eosim.sampling import BatchMoments, batch_moments
+from eosim.stability._noise_kernel import diagonal_blocks
 from eosim.stability.alignment import alignment_band, averaged, unit_kernel
-from eosim.stability.mean_square import _diagonal_blocks, critical_lr
+from eosim.stability.mean_square import critical_lr
 from eosim.stability.tangent_kernel import TangentKernel, as_kernel
 
 _FROBENIUS = "Wu, Wang & Su 2022, arXiv 2207.02628; this constant derived here"
@@ -169,7 +170,7 @@ def lr_bounds(
         found.append(Bound(name, value, "necessary", source))
 
     best, first = _rank_one(ntk, moments)
-    own = _diagonal_blocks(ntk, np.diag(lam))  # H_i / n, seen from the outputs
+    own = diagonal_blocks(ntk, np.diag(lam))  # H_i / n, seen from the outputs
     necessary("rank_one", 2 / best)
     necessary("top_eigenvector", 2 / first)
     samples = kappa * n * float(own @ own)
@@ -330,7 +331,7 @@ def _rank_one(ntk: TangentKernel, moments: BatchMoments) -> tuple[float, float]:
     first = -objective(top)[0]
     if moments.noise == 0:
         return first, first
-    blocks = _diagonal_blocks(ntk, np.diag(ntk.eigenvalues)).reshape(n, k, k)
+    blocks = diagonal_blocks(ntk, np.diag(ntk.eigenvalues)).reshape(n, k, k)
     # Neither rounding nor the signs of eigenvectors choose the start: the first of equal samples, on
     # the side of the top eigenvector.
     sizes = np.einsum("iab,iab->i", blocks, blocks)

@@ -22,7 +22,6 @@ Mulayoff & Michaeli 2024, arXiv 2306.07850; the reduction to G and its form with
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, overload
 
 import numpy as np
@@ -40,7 +39,15 @@ from eosim._checks import (
 from eosim._lanczos import top_eigenpair
 from eosim.certified import CannotCertify, Enclosure, asked
 from eosim.sampling import BatchMoments, batch_moments
-from eosim.stability._noise_kernel import HalfProducts, pairs, unit_point
+from eosim.stability._noise_kernel import (
+    closure_radius,
+    diagonal_blocks,
+    kernel_product,
+    pairs,
+    sandwich,
+    unit_blocks,
+    unit_point,
+)
 from eosim.stability.second_moment import SecondMoment
 from eosim.stability.tangent_kernel import TangentKernel, as_kernel
 
@@ -279,7 +286,7 @@ def growth_rate(
     floor = float(np.max(_mode_radius(x, mu))) ** 2
     if moments.noise == 0:
         return floor
-    guess = [_identity(ntk)]
+    guess = [unit_blocks(ntk)]
     one, other, occurs = pairs(x)
 
     def weight(x: Array, y: Array, rate: float, kept: float) -> Array:
@@ -292,7 +299,7 @@ def growth_rate(
     def excess(rate: float) -> float:
         if kind == "closure":
             pull = weight(x, x, rate, 1.0) / moments.noise
-            return _closure(ntk, pull, moments) - 1 if np.isfinite(pull).all() else math.inf
+            return closure_radius(ntk, pull, moments) - 1 if np.isfinite(pull).all() else math.inf
         if kind != "exact":
             kept = moments.kept if kind == "finite" else 1.0
             return float(np.sum(weight(x, x, rate, kept))) / ntk.n_outputs - 1
@@ -301,8 +308,8 @@ def growth_rate(
             return math.inf
         # Where samples are orthogonal, the vector of another rate can be an eigenvector of this one
         # that is not the top one: some of the identity stays in.
-        start = guess[0] + _identity(ntk) * (1e-3 / math.sqrt(len(guess[0])))
-        value, guess[0] = top_eigenpair(_kernel_product(ntk, packed), start)
+        start = guess[0] + unit_blocks(ntk) * (1e-3 / math.sqrt(len(guess[0])))
+        value, guess[0] = top_eigenpair(kernel_product(ntk, packed), start)
         return value - 1
 
     # Noise only adds to the drift, whose radius is the floor: at most a pole of the response.
@@ -342,8 +349,8 @@ def generalised_sharpness(
     def product(flat: Array) -> Array:
         Y = flat.reshape(r, r) / scale
         drift = moments.kept * values[:, None] * Y * values
-        inner = _diagonal_blocks(ntk, root[:, None] * Y * root)  # g_i^T Y g_i / n
-        noisy = moments.noise * ntk.n_samples * root[:, None] * _sandwich(ntk, inner) * root
+        inner = diagonal_blocks(ntk, root[:, None] * Y * root)  # g_i^T Y g_i / n
+        noisy = moments.noise * ntk.n_samples * root[:, None] * sandwich(ntk, inner) * root
         return ((drift + noisy) / scale).ravel()
 
     value, _ = top_eigenpair(product, (np.eye(r) * scale).ravel())
@@ -412,7 +419,7 @@ def noise_floor(
         return float(outside @ outside) / (2 * ntk.n_samples)
     if _norm(ntk, lr, moments, mu, "exact") >= 1:
         return math.inf
-    product = _kernel_product(ntk, _weight(ntk, lr, moments, mu))
+    product = kernel_product(ntk, _weight(ntk, lr, moments, mu))
     size = (len(source), len(source))
     operator = LinearOperator(size, matvec=lambda s: s - product(s), dtype=np.dtype(float))
     solution, failed = cg(operator, source, rtol=1e-14, maxiter=100 * len(source))
@@ -459,9 +466,9 @@ def _norm(ntk: TangentKernel, lr: float, moments: BatchMoments, mu: float, kind:
         return math.inf
     if kind == "exact":
         weight = _weight(ntk, lr, moments, mu)
-        return top_eigenpair(_kernel_product(ntk, weight), _identity(ntk))[0]
+        return top_eigenpair(kernel_product(ntk, weight), unit_blocks(ntk))[0]
     if kind == "closure":
-        return _closure(ntk, kernel_weight(x, x, mu, 1, 1), moments)
+        return closure_radius(ntk, kernel_weight(x, x, mu, 1, 1), moments)
     kept = moments.kept if kind == "finite" else 1.0
     return float(np.sum(kernel_weight(x, x, mu, moments.noise, kept))) / ntk.n_outputs
 
@@ -478,52 +485,6 @@ def _weight(ntk: TangentKernel, lr: float, moments: BatchMoments, mu: float) -> 
     """w of every pair of modes, packed, those of two different modes twice."""
     x, y, occurs = pairs(lr * ntk.eigenvalues)
     return ntk.n_samples * kernel_weight(x, y, mu, moments.noise, moments.kept) * occurs
-
-
-def _identity(ntk: TangentKernel) -> Array:
-    """The unit blocks, flattened: interior of the cone, so never orthogonal to the top vector."""
-    return np.tile(np.eye(ntk.n_outputs).ravel(), ntk.n_samples)
-
-
-def _sandwich(ntk: TangentKernel, blocks: Array) -> Array:
-    """V^T blockdiag(s) V for blocks s (n, k, k), flattened or not; (r, r)."""
-    V, k = ntk.vectors(), ntk.n_outputs
-    if k == 1:
-        return (V.T * blocks.ravel()) @ V
-    stacked = blocks.reshape(-1, k, k) @ V.reshape(-1, k, V.shape[1])  # (n, k, r)
-    return V.T @ stacked.reshape(V.shape)
-
-
-def _diagonal_blocks(ntk: TangentKernel, matrix: Array) -> Array:
-    """The diagonal blocks of V A V^T for A (r, r), flattened."""
-    V, k = ntk.vectors(), ntk.n_outputs
-    image = V @ matrix
-    if k == 1:
-        return np.einsum("ia,ia->i", image, V)
-    return np.einsum(
-        "nia,nja->nij", image.reshape(-1, k, V.shape[1]), V.reshape(-1, k, V.shape[1])
-    ).ravel()
-
-
-def _kernel_product(ntk: TangentKernel, weight: Array) -> Callable[[Array], Array]:
-    """s -> G s."""
-    products = HalfProducts(ntk)
-    return lambda s: products.diagonal_blocks(weight * products.sandwich(s))
-
-
-def _closure(ntk: TangentKernel, pull: Array, moments: BatchMoments) -> float:
-    """Spectral radius of diag(x^2 g) [noise n C + (kept - 1) I], through its symmetric twin."""
-    V, k = ntk.vectors(), ntk.n_outputs
-    if k == 1:
-        overlap = (V**2).T @ V**2
-    else:
-        overlap = np.zeros((len(pull), len(pull)))
-        for block in V.reshape(-1, k, len(pull)):
-            overlap += (block.T @ block) ** 2
-    matrix = moments.noise * ntk.n_samples * overlap
-    matrix[np.diag_indices(len(pull))] += moments.kept - 1
-    root = np.sqrt(pull)
-    return float(np.linalg.eigvalsh(root[:, None] * matrix * root)[-1])
 
 
 def _threshold(
